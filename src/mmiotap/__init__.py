@@ -1,0 +1,86 @@
+"""mmiotap: every access that a driver makes to its device, recorded and readable.
+
+>>> import mmiotap
+>>> trace = mmiotap.record(["./driver", "--reset"], maps=["/dev/uio*"])  # doctest: +SKIP
+>>> trace.events(["time_ns", "kind", "offset", "value"]).to_pandas()  # doctest: +SKIP
+
+The rest of the package is loaded when it is first used, so that ``import mmiotap`` in a driver costs nothing.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmiotap.trace.errors import MmiotapError
+
+if TYPE_CHECKING:
+    from mmiotap.trace.reader import Trace
+
+__all__ = ["MmiotapError", "Trace", "mark", "open", "record"]
+
+
+def record(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    maps: Sequence[str] | None = None,
+    path: str | os.PathLike[str] | None = None,
+    on_full: Literal["wait", "drop"] = "wait",
+    latency: bool = False,
+    disabled: bool = False,
+    force: bool = False,
+) -> "Trace":
+    """Run a program, record its accesses, and return the finished trace. The same as ``mmiotap record``.
+
+    ``maps`` are globs over the paths in /proc/PID/maps (default: device paths), ``path`` is the trace folder to make
+    (default ``PROGRAM.PID.mmiotap`` here). ``Trace.info["exit"]`` has the program's exit status or fatal signal.
+    Raises MmiotapError if the program cannot be recorded or its trace could not be written.
+    """
+    from mmiotap.sources import agent
+
+    result = agent.record(
+        [os.fspath(word) for word in command],
+        maps=None if maps is None else list(maps),
+        path=path,
+        on_full=on_full,
+        latency=latency,
+        disabled=disabled,
+        force=force,
+    )
+    if result.trouble:
+        raise MmiotapError(result.trouble)
+    return open(result.path)
+
+
+def open(path: str | os.PathLike[str]) -> "Trace":
+    """The trace in this folder: finished, still being recorded, or left by a crash. Raises MmiotapError if it is none."""
+    from mmiotap.trace.reader import open_trace
+
+    return open_trace(path)
+
+
+def mark(text: str) -> None:
+    """Add a ``mark`` row to the trace that this process is being recorded into; does nothing in one that is not."""
+    agent_mark = _agent_mark()
+    if agent_mark is not None:
+        agent_mark(text.encode("utf-8", "replace"))
+
+
+@functools.cache
+def _agent_mark() -> Callable[[bytes], None] | None:
+    """The function that the preloaded agent exports, or None."""
+    import ctypes
+
+    function = getattr(ctypes.CDLL(None), "mmiotap_agent_mark", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_char_p]
+        function.restype = None
+    return function
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Trace":
+        from mmiotap.trace.reader import Trace
+
+        return Trace
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

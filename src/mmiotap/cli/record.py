@@ -1,0 +1,142 @@
+"""Run a program and record every access it makes to the devices it maps.
+
+The program keeps its terminal, its exit status and its signals. Rules (--map) are globs over the paths that
+/proc/PID/maps shows: * is any run of characters without /, ** any run, ? one character that is not /; everything
+else is literal. Without --map: device paths (/dev/mem, /dev/uio*, /dev/vfio/*, /sys/**/resource*, …).
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmiotap.sources.agent import Progress, RecordResult
+
+#: At most this many mapped paths are named when no rule selected any.
+PATHS_NAMED = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="TRACE", help="trace folder to make (default: PROGRAM.PID.mmiotap)")
+    parser.add_argument(
+        "-m", "--map", metavar="GLOB", action="append", help="record mappings of such paths; repeatable"
+    )
+    parser.add_argument(
+        "--on-full",
+        choices=("wait", "drop"),
+        default="wait",
+        help="when sealing falls behind: the program waits (default), or events are dropped and counted",
+    )
+    parser.add_argument("--latency", action="store_true", help="measure how long each access takes")
+    parser.add_argument("--disabled", action="store_true", help="start switched off, until 'mmiotap enable'")
+    parser.add_argument(
+        "--buffer", metavar="SIZE", type=_size, help="memory for unsealed events, e.g. 16M (default: 64M)"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary; trouble is still reported")
+    parser.add_argument("-f", "--force", action="store_true", help="replace an existing trace")
+    parser.add_argument("program", metavar="COMMAND", nargs=argparse.REMAINDER, help="the program and its arguments")
+
+
+def run(args: argparse.Namespace) -> int:
+    from mmiotap.sources import agent, launch
+
+    command = args.program[1:] if args.program[:1] == ["--"] else args.program
+    if not command:
+        print("mmiotap: what shall be recorded? mmiotap record [OPTIONS] COMMAND…", file=sys.stderr)
+        return 2
+    progress = _ProgressLine()
+    try:
+        result = agent.record(
+            command,
+            maps=args.map,
+            path=args.output,
+            on_full=args.on_full,
+            latency=args.latency,
+            disabled=args.disabled,
+            buffer=args.buffer or agent.DEFAULT_BUFFER,
+            force=args.force,
+            on_progress=progress.show if progress.wanted and not args.quiet else None,
+        )
+    except launch.NotStartedError as error:
+        print(f"mmiotap: {error}", file=sys.stderr)
+        return error.status
+    finally:
+        progress.clear()
+    if result.trouble:
+        print(f"mmiotap: {result.trouble}", file=sys.stderr)
+    if not args.quiet:
+        print(_summary(result, command), file=sys.stderr)
+    if result.signal is not None:
+        _die_of(result.signal)
+    return result.status or 0
+
+
+def _size(text: str) -> int:
+    """A number of bytes: digits, then nothing, K, M or G."""
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    number = text[:-1] if text[-1:].upper() in units else text
+    if not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write 65536, 512K, 16M or 1G")
+    return int(number) * units.get(text[-1].upper(), 1)
+
+
+def _summary(result: "RecordResult", command: list[str]) -> str:
+    """What was recorded, and the exact command to type next."""
+    lines = [
+        f"mmiotap: {_count(result.events, 'event')}, {_count(result.mappings, 'mapping')}, "
+        f"{_count(result.threads, 'thread')}, lost: {result.lost}, {result.seconds:.2f} s"
+    ]
+    if result.still_running:
+        pids = ", ".join(map(str, result.still_running))
+        lines.append(f"mmiotap: the program has ended, so the recording has too; still running, unrecorded: {pids}")
+    if result.mappings:
+        lines.append(f"mmiotap: next: mmiotap show {shlex.quote(str(result.path))}")
+    elif result.not_selected:
+        named = ", ".join(result.not_selected[:PATHS_NAMED])
+        more = len(result.not_selected) - PATHS_NAMED
+        lines.append(f"mmiotap: no rule selects what was mapped: {named}" + (f" and {more} more" if more > 0 else ""))
+        again = ["mmiotap", "record", "--map", result.not_selected[0], "--", *command]
+        lines.append(f"mmiotap: next: {shlex.join(again)}")
+    elif not result.trouble:
+        lines.append("mmiotap: nothing was mapped: the program mapped no file and no device that a --map could select")
+    return "\n".join(lines)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def _die_of(number: int) -> None:
+    """End as the program ended, so that a shell sees the same; its core file is the one that counts."""
+    import resource
+    import signal
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    os.kill(os.getpid(), number)
+
+
+class _ProgressLine:
+    """One line on the terminal, rewritten."""
+
+    def __init__(self) -> None:
+        self.wanted = sys.stderr.isatty()
+        self._shown = False
+
+    def show(self, progress: "Progress") -> None:
+        # A background job that writes may be stopped by the terminal, and its heartbeat with it.
+        if progress.events and os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp():
+            text = f"mmiotap: {progress.events} events, lost: {progress.lost}, {progress.seconds:.0f} s"
+            print(f"\r{text}\x1b[K", end="", file=sys.stderr, flush=True)
+            self._shown = True
+
+    def clear(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._shown = False

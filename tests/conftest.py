@@ -1,0 +1,125 @@
+"""Fixtures that start real programs: each gets a time limit and is killed by its process group."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+#: How a test starts the command line.
+MMIOTAP = [sys.executable, "-m", "mmiotap"]
+#: Where mmiotap.h is.
+INCLUDE = Path(__file__).parent.parent / "src" / "mmiotap" / "include"
+#: Seconds that a program may take; only a hang takes so long.
+TIME_LIMIT = 60.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a program ended; ``status`` is negative for a signal, as in subprocess."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Started:
+    """A program that runs in a session (and so a process group) of its own."""
+
+    def __init__(self, command: Sequence[str | Path], *, cwd: Path, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [os.fspath(word) for word in command],
+            cwd=cwd,
+            env=os.environ | (env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait(self, limit: float = TIME_LIMIT) -> Result:
+        """Its end and all it wrote. Fails the test if that takes longer than ``limit`` seconds."""
+        try:
+            stdout, stderr = self.process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            stdout, stderr = self.process.communicate()
+            pytest.fail(f"still running after {limit} s; it wrote {stdout!r} and {stderr!r}")
+        return Result(self.process.returncode, stdout, stderr)
+
+    def kill(self) -> None:
+        """End it and everything it started, whatever became of the leader."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+
+Start = Callable[..., Started]
+Run = Callable[..., Result]
+Compile = Callable[..., Path]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a command in the test's folder; it is killed at the end of the test."""
+    all_started: list[Started] = []
+
+    def start_one(*command: str | Path, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Started:
+        started = Started(command, cwd=cwd, env=env)
+        all_started.append(started)
+        return started
+
+    yield start_one
+    for started in all_started:
+        started.kill()
+        started.process.wait()
+
+
+@pytest.fixture
+def run(start: Start) -> Run:
+    """Run a command in the test's folder to its end."""
+
+    def run_one(
+        *command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, limit: float = TIME_LIMIT
+    ) -> Result:
+        where = {} if cwd is None else {"cwd": cwd}
+        return start(*command, env=env, **where).wait(limit)
+
+    return run_one
+
+
+@pytest.fixture
+def mmiotap(run: Run) -> Run:
+    """Run ``mmiotap`` with these arguments in the test's folder to its end."""
+
+    def run_mmiotap(
+        *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None, limit: float = TIME_LIMIT
+    ) -> Result:
+        return run(*MMIOTAP, *arguments, cwd=cwd, env=env, limit=limit)
+
+    return run_mmiotap
+
+
+@pytest.fixture
+def compile_c(tmp_path: Path) -> Compile:
+    """Compile C source text to a program in the test's folder and return its path."""
+
+    def compile_one(source: str, name: str = "program", *flags: str) -> Path:
+        program = tmp_path / name
+        file = tmp_path / f"{name}.c"
+        file.write_text(source)
+        command = ["gcc", "-O2", "-g", "-pthread", "-Wall", f"-I{INCLUDE}", "-o", program, file, *flags]
+        subprocess.run(command, check=True, timeout=TIME_LIMIT)
+        return program
+
+    return compile_one
