@@ -1,0 +1,121 @@
+"""A stock Debian kernel with real device models: boots it in QEMU, runs a script in it, reads QEMU's log of accesses.
+
+The guest's file system is this machine's, read-only, over 9p; /tmp and one folder are writable. Everything is emulated:
+no hardware virtualisation is needed.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent.parent
+SETUP = ROOT / "tests" / "guest" / "setup.sh"
+
+#: One line of QEMU's ``memory_region_ops`` events: the size is the device's own.
+LOG_LINE = re.compile(
+    rb"memory_region_ops_(read|write) cpu \d+ mr 0x[0-9a-f]+ "
+    rb"addr 0x([0-9a-f]+) value 0x([0-9a-f]+) size (\d) name '([^']+)'"
+)
+
+
+class Access(NamedTuple):
+    """One access to a device: offset in the BAR, width in bytes."""
+
+    kind: str
+    offset: int
+    width: int
+    value: int
+
+
+def kernel() -> Path:
+    """The kernel that setup.sh unpacked.
+
+    Raises:
+        FileNotFoundError: it did not run.
+    """
+    for image in (ROOT / ".cache" / "guest" / "root" / "boot").glob("vmlinuz-*"):
+        return image
+    raise FileNotFoundError(f"no guest kernel; run {SETUP} as root")
+
+
+def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float) -> str:
+    """Boot, run ``script`` (sh, as root) and power off; returns what it wrote.
+
+    ``folder`` is writable in the guest, at the same path; QEMU's log goes to ``qemu.log`` in it. ``devices`` are QEMU's
+    options. No driver is loaded for an e1000.
+
+    Raises:
+        TimeoutError: the guest still ran after ``limit`` seconds; it was killed.
+        RuntimeError: it did not come up, or the script did not come to its end.
+    """
+    script_file, output, console = folder / "script", folder / "output", folder / "console"
+    script_file.write_text(f"{script}\necho ': end'\n")
+    options = ["-cpu max", "-vga none", *devices, "-trace memory_region_ops_*", f"-D {folder / 'qemu.log'}"]
+    command: list[str | Path] = [Path(sys.executable).parent / "vng", "--run", kernel(), f"--rwdir={folder}"]
+    command += ["--disable-kvm", "--force-9p", "--disable-microvm", "--memory", "2G", "--cpus", "2"]
+    command += ["--append", "modprobe.blacklist=e1000", f"--qemu-opts={' '.join(options)}"]
+    command += ["--", f"sh {script_file} >{output} 2>&1"]
+    with console.open("wb") as stream:
+        guest = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, cwd=ROOT, start_new_session=True
+        )
+        try:
+            guest.wait(limit)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the guest still ran after {limit} s: {_text(console)}{_text(output)}") from None
+        finally:
+            if guest.poll() is None:
+                os.killpg(guest.pid, signal.SIGKILL)
+                guest.wait()
+    written = _text(output)
+    if not written.endswith(": end\n"):
+        raise RuntimeError(f"the guest ended too early: {_text(console)}{written}")
+    return written.removesuffix(": end\n")
+
+
+def accesses(folder: Path, name: str, bar_size: int) -> list[Access]:
+    """Accesses in QEMU's log to the memory region ``name``, in order. ``bar_size`` is a power of two, in bytes."""
+    return list(_parse(folder / "qemu.log", name.encode(), bar_size))
+
+
+def _parse(log: Path, name: bytes, bar_size: int) -> Iterator[Access]:
+    with log.open("rb") as lines:
+        for line in lines:
+            found = LOG_LINE.match(line) if name in line else None
+            if found and found[5] == name:
+                # Physical address: a BAR is aligned to its size (PCI 3.0, 6.2.5.1).
+                offset = int(found[2], 16) & (bar_size - 1)
+                yield Access(found[1].decode(), offset, int(found[4]), int(found[3], 16))
+
+
+def _text(file: Path) -> str:
+    return file.read_text(errors="replace") if file.exists() else ""
+
+
+def first_difference(log: Sequence[Access], streams: Sequence[Sequence[Access]]) -> str | None:
+    """None if ``log`` is an interleaving of the threads' streams that uses up all of them; else where it is not.
+
+    An access that several threads may have made next (a register they share, with the same value) leaves it open whose
+    it was, so all positions that are possible are carried along.
+    """
+    possible = {(0,) * len(streams)}
+    for line, access in enumerate(log):
+        following = {
+            (*at[:i], at[i] + 1, *at[i + 1 :])
+            for at in possible
+            for i, stream in enumerate(streams)
+            if at[i] < len(stream) and stream[at[i]] == access
+        }
+        if not following:
+            at = max(possible)
+            due = [stream[i] if i < len(stream) else None for i, stream in zip(at, streams, strict=True)]
+            return f"access {line} is {access} in QEMU's log; the threads' next are {due}"
+        possible = following
+    if tuple(map(len, streams)) not in possible:
+        return f"QEMU saw {len(log)} accesses, the threads made {sum(map(len, streams))}"
+    return None

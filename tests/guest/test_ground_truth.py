@@ -1,0 +1,68 @@
+"""Recordings of real drivers on real device models agree with QEMU's own log, access for access.
+
+One guest is booted for the whole file: it records both drivers, in its /tmp (9p cannot be mapped shared), and copies
+the traces out.
+"""
+
+import shlex
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from boot import ROOT, Access, accesses, boot, first_difference
+
+import mmiotap
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(400)]
+
+DRIVERS = ("e1000", "edu")
+DEVICES = ["-netdev user,id=n0", "-device e1000,netdev=n0,romfile=", "-device edu"]
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with DRIVER.mmiotap, DRIVER.status and QEMU's log."""
+    subprocess.run(["make", "-s", "-C", ROOT / "examples", *DRIVERS], check=True, timeout=60)
+    folder = tmp_path_factory.mktemp("guest")
+    script = [f"cd {shlex.quote(str(folder))}"]
+    for driver in DRIVERS:
+        program = ROOT / "examples" / driver / driver
+        script += [
+            f"{sys.executable} -m mmiotap record -o /tmp/{driver}.mmiotap -- {program}",
+            f"echo $? >{driver}.status",
+            f"cp -r /tmp/{driver}.mmiotap .",
+        ]
+    print(boot("\n".join(script), folder, DEVICES, limit=300))
+    return folder
+
+
+def recorded(trace: mmiotap.Trace) -> list[list[Access]]:
+    """What each thread did, in its order."""
+    streams: dict[int, list[Access]] = defaultdict(list)
+    table = trace.events(columns=["kind", "offset", "width", "value", "tid"])
+    for row in table.to_pylist():
+        if row["kind"] in ("read", "write"):
+            streams[row["tid"]].append(Access(row["kind"], row["offset"], row["width"], row["value"]))
+    return list(streams.values())
+
+
+@pytest.mark.parametrize(
+    ("driver", "region", "bar_size", "at_least"),
+    [("e1000", "e1000-mmio", 128 * 1024, 10_000), ("edu", "edu-mmio", 1024 * 1024, 200)],
+)
+def test_recording_agrees_with_qemu(recordings: Path, driver: str, region: str, bar_size: int, at_least: int) -> None:
+    assert (recordings / f"{driver}.status").read_text() == "0\n"
+    trace = mmiotap.open(recordings / f"{driver}.mmiotap")
+    assert trace.state == "finished"
+    assert trace.lost == 0
+    streams = recorded(trace)
+    assert len(streams) == 3  # the main thread and two more
+    log = accesses(recordings, region, bar_size)
+    assert len(log) >= at_least
+    assert first_difference(log, streams) is None
+    (mapping,) = trace.mappings
+    assert mapping.path.endswith("/resource0")
+    assert mapping.length == bar_size
+    assert mapping.bar == 0
