@@ -1,6 +1,6 @@
 """A stock Debian kernel with real device models: boots it in QEMU, runs a script in it, reads QEMU's log of accesses.
 
-The guest's file system is this machine's, read-only, over 9p; /tmp and one folder are writable. Everything is emulated:
+The guest's file system is this machine's, read-only, over 9p; /tmp, /dev/shm and one folder are writable. All is emulated:
 no hardware virtualisation is needed.
 """
 
@@ -56,13 +56,20 @@ def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float) -> 
     script_file, output, console = folder / "script", folder / "output", folder / "console"
     script_file.write_text(f"{script}\necho ': end'\n")
     options = ["-cpu max", "-vga none", *devices, "-trace memory_region_ops_*", f"-D {folder / 'qemu.log'}"]
-    command: list[str | Path] = [Path(sys.executable).parent / "vng", "--run", kernel(), f"--rwdir={folder}"]
+    tools = Path(sys.executable).parent  # vng is there, and so is virtme-run, which vng looks for in PATH
+    command: list[str | Path] = [tools / "vng", "--run", kernel(), f"--rwdir={folder}"]
     command += ["--disable-kvm", "--force-9p", "--disable-microvm", "--memory", "2G", "--cpus", "2"]
     command += ["--append", "modprobe.blacklist=e1000", f"--qemu-opts={' '.join(options)}"]
     command += ["--", f"sh {script_file} >{output} 2>&1"]
     with console.open("wb") as stream:
         guest = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, cwd=ROOT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            cwd=ROOT,
+            env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
+            start_new_session=True,
         )
         try:
             guest.wait(limit)

@@ -1,6 +1,6 @@
 """Recordings of real drivers on real device models agree with QEMU's own log, access for access.
 
-One guest is booted for the whole file: it records both drivers, in its /tmp (9p cannot be mapped shared), and copies
+One guest is booted for the whole file: it records both drivers, in its memory (9p cannot be mapped shared), and copies
 the traces out.
 """
 
@@ -30,9 +30,9 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for driver in DRIVERS:
         program = ROOT / "examples" / driver / driver
         script += [
-            f"{sys.executable} -m mmiotap record -o /tmp/{driver}.mmiotap -- {program}",
+            f"{sys.executable} -m mmiotap record -o /dev/shm/{driver}.mmiotap -- {program}",
             f"echo $? >{driver}.status",
-            f"cp -r /tmp/{driver}.mmiotap .",
+            f"cp -r /dev/shm/{driver}.mmiotap .",
         ]
     print(boot("\n".join(script), folder, DEVICES, limit=300))
     return folder

@@ -82,7 +82,7 @@ def recorded(table: pa.Table) -> Accesses:
     data = table.column("data")
     for wide in (16, 32):
         rows = np.flatnonzero(width == wide)
-        raw = b"".join(data.take(pa.array(rows)).to_pylist())
+        raw = b"".join(data.take(rows).to_pylist())  # type: ignore[arg-type]  # None would raise
         assert len(raw) == wide * len(rows)
         whole = np.frombuffer(raw, np.uint64).reshape(-1, wide // 8)
         assert np.array_equal(words[rows, 0], whole[:, 0])  # `value` is the low 8 bytes
