@@ -53,7 +53,7 @@ def record(
 
 
 def open(path: str | os.PathLike[str]) -> "Trace":
-    """The trace in this folder: finished, still being recorded, or left by a crash. Raises MmiotapError if it is none."""
+    """The trace in this folder: finished, running, or left by a crash. Raises MmiotapError if it is none."""
     from mmiotap.trace.reader import open_trace
 
     return open_trace(path)
