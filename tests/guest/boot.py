@@ -1,7 +1,7 @@
 """A stock Debian kernel with real device models: boots it in QEMU, runs a script in it, reads QEMU's log of accesses.
 
-The guest's file system is this machine's, read-only, over 9p; /tmp, /dev/shm and one folder are writable. All is emulated:
-no hardware virtualisation is needed.
+The guest's file system is this machine's, read-only, over 9p; /tmp, /dev/shm and one folder are writable. Everything is
+emulated: no hardware virtualisation is needed.
 """
 
 import os
