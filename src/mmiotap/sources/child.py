@@ -39,7 +39,7 @@ class Child:
 
 
 class Signals:
-    """While this context is entered, signals that ask us to end go to the child instead, and ours is to finish the trace.
+    """While this context is entered, signals that ask us to end go to the child; ours is to finish the trace.
 
     Uses handlers, not SIG_IGN: a program that is started has the default for what we handle, and keeps what we ignore.
     Does nothing outside the main thread, where Python allows no handlers.
