@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from conftest import MMIOTAP, Compile, Run, Start
-
 from mmiotap.trace.reader import open_trace
 
 #: Maps a file shared and touches it with every plain width, then exits with status 7.
@@ -76,7 +75,8 @@ def test_every_access_of_a_small_driver(compile_c: Compile, mmiotap: Run, regist
     assert result.status == 7
     assert result.stdout == ""
     assert re.fullmatch(
-        r"mmiotap: 10 events, 1 mapping, 1 thread, lost: 0, \d+\.\d\d s\nmmiotap: next: mmiotap show trace\n", result.stderr
+        r"mmiotap: 10 events, 1 mapping, 1 thread, lost: 0, \d+\.\d\d s\nmmiotap: next: mmiotap show trace\n",
+        result.stderr,
     )
     trace = open_trace(tmp_path / "trace")
     assert rows(tmp_path / "trace") == DEVICE_EVENTS
@@ -197,7 +197,6 @@ def test_ctrl_c_reaches_the_program_and_the_trace_is_finished(tmp_path: Path) ->
         os.chdir(tmp_path)
         os.execv(MMIOTAP[0], [*MMIOTAP, "record", "-o", "t", "sh", "-c", code])
     try:
-        signal.alarm(60)
         seen = b""
         while b"ready" not in seen:
             seen += os.read(terminal, 1000)
@@ -207,7 +206,6 @@ def test_ctrl_c_reaches_the_program_and_the_trace_is_finished(tmp_path: Path) ->
         assert b"interrupted" in seen
         _, status = os.waitpid(pid, 0)
     finally:
-        signal.alarm(0)
         os.close(terminal)  # hangs up whatever still runs there
     assert os.waitstatus_to_exitcode(status) == 5
     assert open_trace(tmp_path / "t").state == "finished"
@@ -341,7 +339,11 @@ def test_latency_is_measured_when_asked_for(compile_c: Compile, mmiotap: Run, re
     for name, options in (("plain", []), ("timed", ["--latency"])):
         assert mmiotap("record", "-q", "-o", name, *options, "--map", registers, program, registers).status == 7
     accesses = [
-        [row["duration_ns"] for row in open_trace(tmp_path / name).events().to_pylist() if row["kind"] in ("read", "write")]
+        [
+            row["duration_ns"]
+            for row in open_trace(tmp_path / name).events().to_pylist()
+            if row["kind"] in ("read", "write")
+        ]
         for name in ("plain", "timed")
     ]
     assert accesses[0] == [None] * 8
