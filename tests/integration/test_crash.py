@@ -129,7 +129,7 @@ def test_the_program_is_killed(compile_c: Compile, start: Start, tmp_path: Path,
 
 @pytest.mark.parametrize("times", MOMENTS)
 def test_the_recorder_is_killed(compile_c: Compile, start: Start, mmiotap: Run, tmp_path: Path, times: int) -> None:
-    """The buffer has room for every row, and some are sealed; so all must be there though the program runs on to its end."""
+    """The buffer has room for every row, and some are sealed: all must be there when the program has run to its end."""
     program = compile_c(COUNT)
     for index in range(times):
         counting = Counting(start, program, tmp_path / str(index), 50_000, "--buffer", "8M")

@@ -14,7 +14,7 @@ import pytest
 from conftest import MMIOTAP, Compile, Result, Run, Start, Started
 from mmiotap.trace.reader import open_trace
 
-#: Stores 1 … N to a register of a shared file, checks what it reads back, and leaves a file behind when it has ended well.
+#: Stores 1 … N to a register of a shared file, checks what it reads back, and leaves a file behind at a good end.
 WORK = r"""
 #include <fcntl.h>
 #include <stdint.h>
