@@ -1,0 +1,158 @@
+"""Counts, rates, values and latencies of a trace, in one pass with memory for what is distinct, not for what happened.
+
+Every batch is reduced at once to one row a combination of process, thread, mapping, register and instruction; these
+rows are merged as they come, and only at the end rolled up into the four tables a user sees.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmiotap.analysis.symbols import Symbols
+from mmiotap.trace import layout
+from mmiotap.trace.reader import Trace
+from mmiotap.trace.schema import EVENTS
+
+#: What distinguishes one row of the running reduction from another.
+KEYS = ["pid", "tid", "map_id", "offset", "width", "pc"]
+
+#: Reduced column, how rows of it merge. ``first_*`` and ``last_*`` rely on rows being merged in time order.
+MERGE = [
+    ("reads", "sum"), ("writes", "sum"), ("others", "sum"),
+    ("first_ns", "min"), ("last_ns", "max"), ("first_value", "first"), ("last_value", "last"),
+    ("timed", "sum"), ("total_ns", "sum"), ("min_ns", "min"), ("max_ns", "max"),
+]  # fmt: skip
+
+#: Rows that may pile up before they are merged.
+PENDING_ROWS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What :func:`statistics` finds. Durations are nanoseconds, rates accesses a second of the trace.
+
+    All tables have the columns ``reads, writes, others`` (unknown instructions), ``accesses`` (their sum), ``rate``
+    (null where the trace has no length), ``widths`` (a list), ``first_value, last_value`` (null where no value is
+    known; the low 8 bytes of a wider one), ``min_ns, mean_ns, max_ns`` (null where nothing was timed). Their keys are:
+    mappings ``map_id`` and ``path``; registers ``map_id, offset, width``; sites ``site`` ("" where the instruction is
+    not known); threads ``pid, tid`` and ``program``. The largest number of accesses comes first.
+    """
+
+    kinds: dict[str, int]  #: events of each kind
+    seconds: float  #: from the first event to the last
+    mappings: pa.Table
+    registers: pa.Table
+    sites: pa.Table
+    threads: pa.Table
+    notes: list[str]  #: modules that gave no names, and why
+
+
+def statistics(trace: Trace) -> Statistics:
+    """Read the trace once, batch by batch."""
+    kinds: dict[str, int] = {}
+    first_ns, last_ns = [], []
+    pending = [_reduce(EVENTS.empty_table())]
+    for batch in trace.batches([*KEYS, "time_ns", "duration_ns", "kind", "value", "flags"]):
+        if not batch.num_rows:
+            continue
+        for counted in pc.value_counts(pc.cast(batch["kind"], pa.string())).to_pylist():
+            kinds[counted["values"]] = kinds.get(counted["values"], 0) + counted["counts"]
+        first_ns = [min([*first_ns, pc.min(batch["time_ns"]).as_py()])]
+        last_ns = [max([*last_ns, pc.max(batch["time_ns"]).as_py()])]
+        pending.append(_reduce(batch))
+        if sum(table.num_rows for table in pending[1:]) > PENDING_ROWS:
+            pending = [_merge(pa.concat_tables(pending), KEYS)]
+    merged = _merge(pa.concat_tables(pending), KEYS)
+    seconds = (last_ns[0] - first_ns[0]) / 1e9 if first_ns else 0.0
+    symbols = Symbols(trace.modules, trace.processes)
+    return Statistics(
+        kinds,
+        seconds,
+        mappings=_with_paths(_roll_up(merged, ["map_id"], seconds), trace),
+        registers=_roll_up(merged, ["map_id", "offset", "width"], seconds),
+        sites=_roll_up(_with_sites(merged, symbols), ["site"], seconds),
+        threads=_with_programs(_roll_up(merged, ["pid", "tid"], seconds), trace),
+        notes=symbols.notes,
+    )
+
+
+def _reduce(batch: pa.Table) -> pa.Table:
+    """A batch of events as one row a combination of :data:`KEYS`; events that are no access are left out."""
+    kind = pc.cast(batch["kind"], pa.string())
+    batch = batch.append_column("word", kind).filter(pc.is_in(kind, pa.array(["read", "write", "unknown"])))
+    unknown = pc.or_(
+        pc.equal(batch["word"], "unknown"),
+        pc.not_equal(pc.bit_wise_and(batch["flags"], pa.scalar(layout.VALUE_UNKNOWN, pa.uint32())), 0),
+    )
+    value = pc.if_else(unknown, pa.scalar(None, pa.uint64()), batch["value"])
+    time = pc.if_else(unknown, pa.scalar(None, pa.int64()), batch["time_ns"])
+    duration = pc.cast(batch["duration_ns"], pa.uint64())
+    columns = {
+        "reads": _ones(batch, "read"),
+        "writes": _ones(batch, "write"),
+        "others": _ones(batch, "unknown"),
+        "first_ns": time,
+        "last_ns": time,
+        "first_value": value,
+        "last_value": value,
+        "timed": pc.cast(pc.is_valid(duration), pa.int64()),
+        "total_ns": duration,
+        "min_ns": duration,
+        "max_ns": duration,
+    }
+    return _merge(pa.table({key: batch[key] for key in KEYS} | columns), KEYS)
+
+
+def _ones(batch: pa.Table, kind: str) -> pa.ChunkedArray:
+    return pc.cast(pc.equal(batch["word"], kind), pa.int64())
+
+
+def _merge(table: pa.Table, keys: list[str]) -> pa.Table:
+    """Rows of the same keys made one; what is first and last follows the order of the rows."""
+    merged = table.group_by(keys, use_threads=False).aggregate(MERGE)
+    return merged.select([*keys, *(f"{name}_{how}" for name, how in MERGE)]).rename_columns(
+        [*keys, *(name for name, _ in MERGE)]
+    )
+
+
+def _roll_up(merged: pa.Table, keys: list[str], seconds: float) -> pa.Table:
+    """One of the tables of :class:`Statistics`, the largest number of accesses first, then by key."""
+    order = [(key, "ascending") for key in keys]
+    table = _merge(merged.sort_by("first_ns"), keys).sort_by(order)
+    last = merged.sort_by("last_ns").group_by(keys, use_threads=False).aggregate([("last_value", "last")])
+    widths = merged.group_by(keys, use_threads=False).aggregate([("width", "distinct")])
+    accesses = pc.add(pc.add(table["reads"], table["writes"]), table["others"])
+    columns = {key: table[key] for key in keys} | {
+        "reads": table["reads"],
+        "writes": table["writes"],
+        "others": table["others"],
+        "accesses": accesses,
+        "rate": pc.divide(pc.cast(accesses, pa.float64()), seconds or None),
+        "widths": widths.sort_by(order)["width_distinct"],
+        "first_value": table["first_value"],
+        "last_value": last.sort_by(order)["last_value_last"],
+        "min_ns": table["min_ns"],
+        "mean_ns": pc.divide(pc.cast(table["total_ns"], pa.float64()), pc.cast(table["timed"], pa.float64())),
+        "max_ns": table["max_ns"],
+    }
+    return pa.table(columns).sort_by([("accesses", "descending"), *order])
+
+
+def _with_paths(table: pa.Table, trace: Trace) -> pa.Table:
+    paths = {mapping.map_id: mapping.path for mapping in trace.mappings}
+    return table.append_column(
+        "path", pa.array([paths.get(map_id) for map_id in table["map_id"].to_pylist()], pa.string())
+    )
+
+
+def _with_sites(merged: pa.Table, symbols: Symbols) -> pa.Table:
+    names = symbols.names(merged["pid"].to_pylist(), merged["pc"].to_pylist())
+    return merged.append_column("site", pa.array(names, pa.string()))
+
+
+def _with_programs(table: pa.Table, trace: Trace) -> pa.Table:
+    programs = {process.pid: process.executable for process in trace.processes}
+    return table.append_column(
+        "program", pa.array([programs.get(pid) for pid in table["pid"].to_pylist()], pa.string())
+    )

@@ -1,0 +1,58 @@
+"""Show the events of a trace, one line each.
+
+Times are seconds since the start of the trace; `->` is a read, `<-` a write. Offsets are from the start of the mapping.
+A trace that is still being recorded shows what is in it now.
+
+examples:
+  mmiotap show driver.mmiotap --kind write --map 'resource0' --offset 0x100..0x1ff
+  mmiotap show driver.mmiotap --time 1.5ms..2ms --limit 20
+  mmiotap show driver.mmiotap --format csv > driver.csv
+"""
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("trace", metavar="TRACE", help="the trace folder")
+    parser.add_argument("--kind", metavar="KIND,…", help="read, write, map, unmap, mark, lost, unknown")
+    parser.add_argument(
+        "--map", metavar="ID|GLOB", action="append", default=[], help="accesses to these mappings (may be repeated)"
+    )
+    parser.add_argument("--offset", metavar="A[..B]", help="accesses that begin at offset A to B, both included")
+    parser.add_argument(
+        "--tid", metavar="N", type=int, action="append", default=[], help="events of this thread (may be repeated)"
+    )
+    parser.add_argument(
+        "--time", metavar="A..B", help="since the start, in seconds or with a unit: 0.5..0.6, 1.5ms..2ms"
+    )
+    parser.add_argument("--limit", metavar="N", type=int, help="the first N events")
+    parser.add_argument("--format", choices=["text", "jsonl", "csv", "mmiotrace"], default="text", help="default: text")
+
+
+def run(args: argparse.Namespace) -> int:
+    from mmiotap.analysis import select
+    from mmiotap.analysis.clock import start_ns
+    from mmiotap.trace.reader import open_trace
+
+    trace = open_trace(args.trace)
+    start = start_ns(trace)
+    try:
+        if args.limit is not None and args.limit < 0:
+            raise select.FilterError("--limit: a number of events cannot be negative")
+        where = select.expression(
+            trace.mappings, start, kind=args.kind, maps=args.map, offset=args.offset, tids=args.tid, time=args.time
+        )
+    except select.FilterError as error:
+        print(f"mmiotap: {error}", file=sys.stderr)
+        return 2
+    if args.format == "text":
+        from mmiotap.views.lines import COLUMNS
+        from mmiotap.views.screen import write_lines
+
+        write_lines(trace, start, select.limited(trace.batches(COLUMNS, where), args.limit))
+    else:
+        from mmiotap import formats
+
+        formats.write(args.format, select.limited(trace.batches(None, where), args.limit), trace, sys.stdout.buffer)
+    return 0

@@ -1,0 +1,35 @@
+"""Count the accesses of a trace by mapping, register, code and thread.
+
+Tables are sorted by number of accesses. Rates are accesses a second, over the time from the first event to the last.
+Reads with their times (min, mean, max) need a trace recorded with --latency.
+"""
+
+import argparse
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("trace", metavar="TRACE", help="the trace folder")
+    parser.add_argument(
+        "--limit", metavar="N", type=int, help="rows of each table, 0 for all (default: 20; all with --format json)"
+    )
+    parser.add_argument("--format", choices=["text", "json"], default="text", help="default: text")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.limit is not None and args.limit < 0:
+        print("mmiotap: --limit: a number of rows cannot be negative", file=sys.stderr)
+        return 2
+    from mmiotap.analysis.stats import statistics
+    from mmiotap.trace.reader import open_trace
+    from mmiotap.views.statistics import write_json, write_text
+
+    trace = open_trace(args.trace)
+    found = statistics(trace)
+    if args.format == "json":
+        write_json(found, trace, args.limit or 0)
+    else:
+        write_text(found, trace, 20 if args.limit is None else args.limit)
+        for note in found.notes:
+            print(f"mmiotap: {note}", file=sys.stderr)
+    return 0

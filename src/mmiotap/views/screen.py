@@ -1,0 +1,34 @@
+"""Where lines go: standard output, in colour if that is a terminal that wants it."""
+
+import os
+import sys
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from mmiotap.analysis.symbols import Symbols
+from mmiotap.trace.reader import Trace
+from mmiotap.views.lines import EventLines
+
+#: Rows drawn at a time: few enough that the first lines appear at once.
+CHUNK_ROWS = 4096
+
+
+def wants_colour() -> bool:
+    """Whether standard output is a terminal, and neither NO_COLOR (no-color.org) nor TERM=dumb asks for plain text."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def write_lines(trace: Trace, start_ns: int, tables: Iterable[pa.Table]) -> None:
+    """Write the events as lines to standard output, and to standard error which modules gave no names."""
+    symbols = Symbols(trace.modules, trace.processes)
+    lines = EventLines(trace.mappings, start_ns, processes=len(trace.processes) > 1, colour=wants_colour())
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a TextIOWrapper when run as a command
+    for table in tables:
+        for first in range(0, table.num_rows, CHUNK_ROWS):
+            rows = table.slice(first, CHUNK_ROWS)
+            sites = symbols.names(rows["pid"].to_pylist(), rows["pc"].to_pylist())
+            sys.stdout.writelines(f"{line}\n" for line in lines.draw(rows, sites))
+            sys.stdout.flush()
+    for note in symbols.notes:
+        print(f"mmiotap: {note}", file=sys.stderr)
