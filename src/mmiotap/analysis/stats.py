@@ -5,6 +5,7 @@ rows are merged as they come, and only at the end rolled up into the four tables
 """
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +19,7 @@ from mmiotap.trace.schema import EVENTS
 KEYS = ["pid", "tid", "map_id", "offset", "width", "pc"]
 
 #: Reduced column, how rows of it merge. ``first_*`` and ``last_*`` rely on rows being merged in time order.
-MERGE = [
+MERGE: list[tuple[str, Literal["sum", "min", "max", "first", "last"]]] = [
     ("reads", "sum"), ("writes", "sum"), ("others", "sum"),
     ("first_ns", "min"), ("last_ns", "max"), ("first_value", "first"), ("last_value", "last"),
     ("timed", "sum"), ("total_ns", "sum"), ("min_ns", "min"), ("max_ns", "max"),
@@ -51,20 +52,22 @@ class Statistics:
 def statistics(trace: Trace) -> Statistics:
     """Read the trace once, batch by batch."""
     kinds: dict[str, int] = {}
-    first_ns, last_ns = [], []
+    first_ns: int | None = None
+    last_ns = 0
     pending = [_reduce(EVENTS.empty_table())]
     for batch in trace.batches([*KEYS, "time_ns", "duration_ns", "kind", "value", "flags"]):
         if not batch.num_rows:
             continue
-        for counted in pc.value_counts(pc.cast(batch["kind"], pa.string())).to_pylist():
+        for counted in pc.value_counts(batch["kind"].cast(pa.string())).to_pylist():
             kinds[counted["values"]] = kinds.get(counted["values"], 0) + counted["counts"]
-        first_ns = [min([*first_ns, pc.min(batch["time_ns"]).as_py()])]
-        last_ns = [max([*last_ns, pc.max(batch["time_ns"]).as_py()])]
+        if first_ns is None:
+            first_ns = int(batch["time_ns"][0].as_py())
+        last_ns = int(batch["time_ns"][-1].as_py())
         pending.append(_reduce(batch))
         if sum(table.num_rows for table in pending[1:]) > PENDING_ROWS:
             pending = [_merge(pa.concat_tables(pending), KEYS)]
     merged = _merge(pa.concat_tables(pending), KEYS)
-    seconds = (last_ns[0] - first_ns[0]) / 1e9 if first_ns else 0.0
+    seconds = 0.0 if first_ns is None else (last_ns - first_ns) / 1e9
     symbols = Symbols(trace.modules, trace.processes)
     return Statistics(
         kinds,
@@ -82,8 +85,10 @@ def _reduce(batch: pa.Table) -> pa.Table:
     kind = pc.cast(batch["kind"], pa.string())
     batch = batch.append_column("word", kind).filter(pc.is_in(kind, pa.array(["read", "write", "unknown"])))
     unknown = pc.or_(
-        pc.equal(batch["word"], "unknown"),
-        pc.not_equal(pc.bit_wise_and(batch["flags"], pa.scalar(layout.VALUE_UNKNOWN, pa.uint32())), 0),
+        pc.equal(batch["word"], pa.scalar("unknown")),
+        pc.not_equal(
+            pc.bit_wise_and(batch["flags"], pa.scalar(layout.VALUE_UNKNOWN, pa.uint32())), pa.scalar(0, pa.uint32())
+        ),
     )
     value = pc.if_else(unknown, pa.scalar(None, pa.uint64()), batch["value"])
     time = pc.if_else(unknown, pa.scalar(None, pa.int64()), batch["time_ns"])
@@ -96,7 +101,7 @@ def _reduce(batch: pa.Table) -> pa.Table:
         "last_ns": time,
         "first_value": value,
         "last_value": value,
-        "timed": pc.cast(pc.is_valid(duration), pa.int64()),
+        "timed": pc.is_valid(duration).cast(pa.int64()),
         "total_ns": duration,
         "min_ns": duration,
         "max_ns": duration,
@@ -104,8 +109,9 @@ def _reduce(batch: pa.Table) -> pa.Table:
     return _merge(pa.table({key: batch[key] for key in KEYS} | columns), KEYS)
 
 
-def _ones(batch: pa.Table, kind: str) -> pa.ChunkedArray:
-    return pc.cast(pc.equal(batch["word"], kind), pa.int64())
+def _ones(batch: pa.Table, kind: str) -> Any:
+    """1 for each row of this kind, 0 for the others."""
+    return pc.equal(batch["word"], pa.scalar(kind)).cast(pa.int64())
 
 
 def _merge(table: pa.Table, keys: list[str]) -> pa.Table:
@@ -118,7 +124,7 @@ def _merge(table: pa.Table, keys: list[str]) -> pa.Table:
 
 def _roll_up(merged: pa.Table, keys: list[str], seconds: float) -> pa.Table:
     """One of the tables of :class:`Statistics`, the largest number of accesses first, then by key."""
-    order = [(key, "ascending") for key in keys]
+    order: list[tuple[str, Literal["ascending", "descending"]]] = [(key, "ascending") for key in keys]
     table = _merge(merged.sort_by("first_ns"), keys).sort_by(order)
     last = merged.sort_by("last_ns").group_by(keys, use_threads=False).aggregate([("last_value", "last")])
     widths = merged.group_by(keys, use_threads=False).aggregate([("width", "distinct")])
@@ -128,7 +134,7 @@ def _roll_up(merged: pa.Table, keys: list[str], seconds: float) -> pa.Table:
         "writes": table["writes"],
         "others": table["others"],
         "accesses": accesses,
-        "rate": pc.divide(pc.cast(accesses, pa.float64()), seconds or None),
+        "rate": pc.divide(accesses.cast(pa.float64()), pa.scalar(seconds or None, pa.float64())),
         "widths": widths.sort_by(order)["width_distinct"],
         "first_value": table["first_value"],
         "last_value": last.sort_by(order)["last_value_last"],
@@ -147,7 +153,7 @@ def _with_paths(table: pa.Table, trace: Trace) -> pa.Table:
 
 
 def _with_sites(merged: pa.Table, symbols: Symbols) -> pa.Table:
-    names = symbols.names(merged["pid"].to_pylist(), merged["pc"].to_pylist())
+    names = symbols.names(merged["pid"].to_numpy().tolist(), merged["pc"].to_numpy().tolist())
     return merged.append_column("site", pa.array(names, pa.string()))
 
 

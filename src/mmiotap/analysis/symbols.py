@@ -119,7 +119,7 @@ class Symbols:
                 reason = "has changed since it was recorded (another build id)"
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
-        except ELFError:
+        except (ELFError, ValueError, LookupError, TypeError, AttributeError):  # pyelftools on damaged files
             reason = "is not the ELF file it was"
         self.notes.append(f"{module.path} {reason}: its sites are shown without function names")
         return NO_FUNCTIONS
@@ -136,7 +136,7 @@ def build_id(elf: ELFFile) -> str:
 
 
 def functions(elf: ELFFile) -> Functions:
-    """The functions in .symtab, or in .dynsym where the file is stripped. None for anything but 64-bit little-endian."""
+    """The functions in .symtab, or in .dynsym of a stripped file; none unless it is 64-bit little-endian."""
     table = elf.get_section_by_name(".symtab") or elf.get_section_by_name(".dynsym")
     if table is None or elf.elfclass != 64 or not elf.little_endian:
         return NO_FUNCTIONS

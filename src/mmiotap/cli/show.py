@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     from mmiotap.analysis import select
     from mmiotap.analysis.clock import start_ns
     from mmiotap.trace.reader import open_trace
+    from mmiotap.views.words import accept_all_text
 
+    accept_all_text()
     trace = open_trace(args.trace)
     start = start_ns(trace)
     try:

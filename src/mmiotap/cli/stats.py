@@ -23,7 +23,9 @@ def run(args: argparse.Namespace) -> int:
     from mmiotap.analysis.stats import statistics
     from mmiotap.trace.reader import open_trace
     from mmiotap.views.statistics import write_json, write_text
+    from mmiotap.views.words import accept_all_text
 
+    accept_all_text()
     trace = open_trace(args.trace)
     found = statistics(trace)
     if args.format == "json":

@@ -46,7 +46,7 @@ class EventLines:
         self._offset_width = max((len(f"{mapping.length - 1:#x}") for mapping in mappings if mapping.length), default=6)
 
     def draw(self, table: pa.Table, sites: Sequence[str]) -> Iterator[str]:
-        """One line, without its newline, for each row of a table with :data:`COLUMNS`; ``sites`` names each row's pc."""
+        """One line, without its newline, for each row of a table with :data:`COLUMNS`; ``sites`` names their pcs."""
         columns = [table[name].to_pylist() for name in COLUMNS]
         for row in zip(*columns, sites, strict=True):
             time, duration, kind, width, map_id, offset, value, data, _, pid, tid, flags, text, site = row
@@ -84,14 +84,14 @@ class EventLines:
             shown = data.hex(" ", -4)
         else:
             shown = f"0x{value:0{2 * width}x}"
-        took = "" if duration is None else f"{duration_text(duration):>8}  "
+        took = "" if duration is None else f"{duration_text(duration):>8}"
         where = f"{width:>2} {self._label(map_id)}  {self._offset(offset)}"
-        return f"{where} {arrow} {shown:<18}  {took}{site}{flag_words(flags)}"
+        return _spaced(f"{where} {arrow} {shown:<18}", took, site, flag_words(flags))
 
     def _unknown(self, width: int, map_id: int, offset: int, data: bytes | None, flags: int, site: str) -> str:
         code = f"instruction {data.hex(' ')}" if data else "instruction unknown"
         where = f"{width or '?':>2} {self._label(map_id)}  {self._offset(offset)}"
-        return f"{where}  ? {code:<18}  {site}{flag_words(flags)}"
+        return _spaced(f"{where}  ? {code:<18}", site, flag_words(flags))
 
     def _map(self, map_id: int, text: str | None) -> str:
         mapping = self._mappings.get(map_id)
@@ -121,7 +121,7 @@ def map_label(mapping: Mapping) -> str:
 
 def map_text(mapping: Mapping) -> str:
     """Everything that is known of a mapping."""
-    parts = [f"{printable(mapping.path)} at {mapping.address:#x} length {mapping.length:#x}"]
+    parts = [f"{printable(mapping.path)} at {mapping.address:#x}, length {mapping.length:#x}"]
     parts.append(f"file offset {mapping.file_offset:#x}")
     if mapping.prot:
         parts.append(mapping.prot)
@@ -135,12 +135,12 @@ def map_text(mapping: Mapping) -> str:
 
 
 def flag_words(flags: int) -> str:
-    """The flags worth seeing, as ``  [locked rmw]``, and why a value is unknown; "" for none."""
+    """The flags worth seeing, as ``[locked rmw]``, and why a value is unknown; "" for none."""
     words = [" ".join(word for flag, word in FLAG_WORDS.items() if flags & flag)]
     if flags & layout.VALUE_UNKNOWN:
         words.append(REASONS.get(flags >> layout.REASON_SHIFT & 0xF, "value unknown"))
     shown = ", ".join(word for word in words if word)
-    return f"  [{shown}]" if shown else ""
+    return f"[{shown}]" if shown else ""
 
 
 def duration_text(nanoseconds: float) -> str:
@@ -151,6 +151,10 @@ def duration_text(nanoseconds: float) -> str:
         if nanoseconds < 1000 * size:
             return f"{nanoseconds / size:.2f}{unit}"
     return f"{nanoseconds / 1e9:.2f}s"
+
+
+def _spaced(*parts: str) -> str:
+    return "  ".join(part for part in parts if part)
 
 
 def _from_text(text: str) -> Mapping | None:

@@ -23,11 +23,10 @@ def write_lines(trace: Trace, start_ns: int, tables: Iterable[pa.Table]) -> None
     """Write the events as lines to standard output, and to standard error which modules gave no names."""
     symbols = Symbols(trace.modules, trace.processes)
     lines = EventLines(trace.mappings, start_ns, processes=len(trace.processes) > 1, colour=wants_colour())
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a TextIOWrapper when run as a command
     for table in tables:
         for first in range(0, table.num_rows, CHUNK_ROWS):
             rows = table.slice(first, CHUNK_ROWS)
-            sites = symbols.names(rows["pid"].to_pylist(), rows["pc"].to_pylist())
+            sites = symbols.names(rows["pid"].to_numpy().tolist(), rows["pc"].to_numpy().tolist())
             sys.stdout.writelines(f"{line}\n" for line in lines.draw(rows, sites))
             sys.stdout.flush()
     for note in symbols.notes:

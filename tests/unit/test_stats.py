@@ -1,0 +1,139 @@
+"""``mmiotap stats``: exact numbers, and memory for what is distinct only."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from conftest import Run
+from mmiotap.trace.reader import Trace, open_trace
+from synthetic import DRIVER, RING, UIO, row, write_trace
+
+from mmiotap.analysis import stats
+from mmiotap.cli import main
+from mmiotap.trace import layout
+from mmiotap.trace.schema import EVENTS
+
+FIRST = [
+    row(0, "map", value=UIO.address),
+    row(500_000_000, "read", 4, 0x8, 0x11, took=1_000, pc=0x401000),
+    row(600_000_000, "read", 4, 0x8, 0x22, took=3_000, pc=0x401000),
+    row(700_000_000, "write", 1, 0x8, 0x33, took=200, pc=0x402000),
+]
+SECOND = [
+    row(800_000_000, "read", 4, 0x8, 0x44, took=2_000, pc=0x402000, tid=101),
+    row(900_000_000, "write", 4, 0x8, 0, flags=layout.VALUE_UNKNOWN, pc=0x402000, tid=101),
+    row(900_000_001, "mark", map_id=0, text="half"),
+    row(1_000_000_000, "write", 8, 0x18, 0x55, map_id=2, pc=0x402000),
+    row(1_500_000_000, "unknown", 0, 0x10, data=b"\x0f\xae", pc=0x403000),
+    row(2_000_000_000, "lost", map_id=0, value=2),
+]
+
+TEXT = """\
+10 events (3 read, 3 write, 1 map, 1 mark, 1 unknown, 1 lost), lost: 2, 2.000000 s, finished
+
+Mappings
+mapping       width  reads  writes  others  per second    min    mean     max
+1:uio0        ? 1 4      3       2       1           3  200ns  1.55us  3.00us
+2:[io_uring]      8      0       1       0         0.5
+
+Registers
+mapping       offset  width  reads  writes  others  per second               first                last     min    mean     max
+1:uio0        0x8         4      3       1       0           2          0x00000011          0x00000044  1.00us  2.00us  3.00us
+1:uio0        0x8         1      0       1       0         0.5                0x33                0x33   200ns   200ns   200ns
+1:uio0        0x10        ?      0       0       1         0.5                   ?                   ?
+2:[io_uring]  0x18        8      0       1       0         0.5  0x0000000000000055  0x0000000000000055
+
+Sites
+site      width  reads  writes  others  per second     min    mean     max
+0x402000  1 4 8      1       3       0           2   200ns  1.10us  2.00us
+0x401000      4      2       0       0           1  1.00us  2.00us  3.00us
+0x403000      ?      0       0       1         0.5
+
+Threads
+pid  tid  program    width  reads  writes  others  per second     min    mean     max
+100  100  driver   ? 1 4 8      2       2       1         2.5   200ns  1.40us  3.00us
+100  101  driver         4      1       1       0           1  2.00us  2.00us  2.00us
+"""  # noqa: E501
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    return write_trace(tmp_path / "t", FIRST, SECOND, lost=2)
+
+
+def test_text_in_a_pipe_is_plain_and_whole(trace: Path, mmiotap: Run) -> None:
+    """Lines far wider than 80 columns, no colour, nothing cut."""
+    result = mmiotap("stats", trace, env={"COLUMNS": "80", "TERM": "xterm"})
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == TEXT.splitlines()
+
+
+def test_limit_says_what_it_leaves_out(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats", str(trace), "--limit", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "Registers, 2 of 4 (--limit 0: all)" in lines
+    assert "Threads" in lines
+    assert not any("0x10" in line for line in lines)
+
+
+def test_wrong_limit(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats", str(trace), "--limit", "-3"]) == 2
+    assert capsys.readouterr().err == "mmiotap: --limit: a number of rows cannot be negative\n"
+
+
+def test_json(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats", str(trace), "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["events"], found["lost"], found["seconds"], found["state"]) == (10, 2, 2.0, "finished")
+    assert found["kinds"] == {"map": 1, "read": 3, "write": 3, "mark": 1, "unknown": 1, "lost": 1}
+    assert found["registers"][0] == {
+        "map_id": 1, "offset": 8, "width": 4, "reads": 3, "writes": 1, "others": 0, "accesses": 4, "rate": 2.0,
+        "widths": [4], "first_value": 0x11, "last_value": 0x44, "min_ns": 1000, "mean_ns": 2000.0, "max_ns": 3000,
+    }  # fmt: skip
+    assert [one["path"] for one in found["mappings"]] == [UIO.path, RING.path]
+    assert [one["program"] for one in found["threads"]] == [DRIVER.executable] * 2
+
+
+def test_an_empty_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = write_trace(tmp_path / "t")
+    assert main(["stats", str(trace)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "0 events, lost: 0, 0.000000 s, finished"
+    assert main(["stats", str(trace), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["registers"] == []
+
+
+class ManyBatches:
+    """A trace that hands out one batch again and again and cannot give its events all at once."""
+
+    def __init__(self, trace: Trace, times: int) -> None:
+        self.mappings, self.modules, self.processes = trace.mappings, trace.modules, trace.processes
+        self._batch, self._times = trace.events(), times
+
+    def batches(self, columns: Sequence[str] | None = None, where: Any = None) -> Iterator[pa.Table]:
+        for _ in range(self._times):
+            yield self._batch.select(list(columns or EVENTS.names))
+
+
+def test_memory_is_bounded_by_what_is_distinct(
+    trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What waits to be merged never exceeds its limit by more than one batch, and merging loses no count."""
+    monkeypatch.setattr(stats, "PENDING_ROWS", 20)
+    sizes = []
+    merge = stats._merge
+
+    def measured(table: pa.Table, keys: list[str]) -> pa.Table:
+        sizes.append(table.num_rows)
+        return merge(table, keys)
+
+    monkeypatch.setattr(stats, "_merge", measured)
+    found = stats.statistics(ManyBatches(open_trace(trace), 500))  # type: ignore[arg-type]
+    assert found.kinds["read"] == 1500
+    first = found.registers.slice(0, 1).to_pylist()[0]
+    assert (first["reads"], first["writes"], first["first_value"], first["last_value"]) == (1500, 500, 0x11, 0x44)
+    assert first["mean_ns"] == 2000.0
+    distinct = 7
+    assert max(sizes) <= 20 + 2 * distinct
