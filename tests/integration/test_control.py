@@ -121,7 +121,7 @@ def test_marks_of_a_program_that_maps_nothing(mmiotap: Run, compile_c: Compile, 
 
 
 def wait_for_switch(echo: Echo, number: int, logged: bool) -> int:
-    """Write rising numbers until one is logged, or not: the agent's threads follow the switch in a moment, not at once."""
+    """Write rising numbers until one is logged, or not: threads follow the switch in a moment, not at once."""
     while True:
         number += 1
         echo.write(number)
