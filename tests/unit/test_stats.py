@@ -135,5 +135,5 @@ def test_memory_is_bounded_by_what_is_distinct(
     first = found.registers.slice(0, 1).to_pylist()[0]
     assert (first["reads"], first["writes"], first["first_value"], first["last_value"]) == (1500, 500, 0x11, 0x44)
     assert first["mean_ns"] == 2000.0
-    distinct = 7
-    assert max(sizes) <= 20 + 2 * distinct
+    a_batch = 7
+    assert max(sizes) <= 20 + 2 * a_batch

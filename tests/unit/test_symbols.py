@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import TIME_LIMIT, Compile
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 from mmiotap.trace.model import Module, Process
 from synthetic import row, write_trace
 
@@ -60,6 +61,7 @@ def test_beyond_the_end_of_a_function_is_not_in_it(program: Path) -> None:
     at = nm(program)
     with program.open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
         size = table.get_symbol_by_name("ring")[0]["st_size"]
     symbols = Symbols([module(program)])
     last, after = BIAS + at["ring"] + size - 1, BIAS + at["ring"] + size

@@ -1,7 +1,7 @@
 """Counts, rates, values and latencies of a trace, in one pass with memory for what is distinct, not for what happened.
 
-Every batch is reduced at once to one row a combination of process, thread, mapping, register and instruction; these
-rows are merged as they come, and only at the end rolled up into the four tables a user sees.
+Every batch is reduced at once to one row a register, one an instruction and one a thread; these rows are merged as they
+come, and only at the end become the tables a user sees.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,14 @@ from mmiotap.trace import layout
 from mmiotap.trace.reader import Trace
 from mmiotap.trace.schema import EVENTS
 
-#: What distinguishes one row of the running reduction from another.
-KEYS = ["pid", "tid", "map_id", "offset", "width", "pc"]
+REGISTER = ["map_id", "offset", "width"]
+SITE = ["pid", "pc", "width"]
+THREAD = ["pid", "tid", "width"]
+
+#: Columns of the events that are needed.
+COLUMNS = [
+    "time_ns", "duration_ns", "kind", "width", "map_id", "offset", "value", "pc", "pid", "tid", "flags",
+]  # fmt: skip
 
 #: Reduced column, how rows of it merge. ``first_*`` and ``last_*`` rely on rows being merged in time order.
 MERGE: list[tuple[str, Literal["sum", "min", "max", "first", "last"]]] = [
@@ -54,8 +60,8 @@ def statistics(trace: Trace) -> Statistics:
     kinds: dict[str, int] = {}
     first_ns: int | None = None
     last_ns = 0
-    pending = [_reduce(EVENTS.empty_table())]
-    for batch in trace.batches([*KEYS, "time_ns", "duration_ns", "kind", "value", "flags"]):
+    by_register, by_site, by_thread = _Reduction(REGISTER), _Reduction(SITE), _Reduction(THREAD)
+    for batch in trace.batches(COLUMNS):
         if not batch.num_rows:
             continue
         for counted in pc.value_counts(batch["kind"].cast(pa.string())).to_pylist():
@@ -63,25 +69,45 @@ def statistics(trace: Trace) -> Statistics:
         if first_ns is None:
             first_ns = int(batch["time_ns"][0].as_py())
         last_ns = int(batch["time_ns"][-1].as_py())
-        pending.append(_reduce(batch))
-        if sum(table.num_rows for table in pending[1:]) > PENDING_ROWS:
-            pending = [_merge(pa.concat_tables(pending), KEYS)]
-    merged = _merge(pa.concat_tables(pending), KEYS)
+        accesses = _accesses(batch)
+        for reduction in (by_register, by_site, by_thread):
+            reduction.add(accesses)
     seconds = 0.0 if first_ns is None else (last_ns - first_ns) / 1e9
     symbols = Symbols(trace.modules, trace.processes)
     return Statistics(
         kinds,
         seconds,
-        mappings=_with_paths(_roll_up(merged, ["map_id"], seconds), trace),
-        registers=_roll_up(merged, ["map_id", "offset", "width"], seconds),
-        sites=_roll_up(_with_sites(merged, symbols), ["site"], seconds),
-        threads=_with_programs(_roll_up(merged, ["pid", "tid"], seconds), trace),
+        mappings=_with_paths(_roll_up(by_register.merged(), ["map_id"], seconds), trace),
+        registers=_roll_up(by_register.merged(), REGISTER, seconds),
+        sites=_roll_up(_with_sites(by_site.merged(), symbols), ["site"], seconds),
+        threads=_with_programs(_roll_up(by_thread.merged(), ["pid", "tid"], seconds), trace),
         notes=symbols.notes,
     )
 
 
-def _reduce(batch: pa.Table) -> pa.Table:
-    """A batch of events as one row a combination of :data:`KEYS`; events that are no access are left out."""
+class _Reduction:
+    """Rows reduced to one a combination of some keys.
+
+    Holds these, and at most as many or :data:`PENDING_ROWS` more (and those of a batch) that wait to be merged; a row is
+    therefore merged few times, however long the trace is.
+    """
+
+    def __init__(self, keys: list[str]) -> None:
+        self._keys = keys
+        self._pending = [_merge(_accesses(EVENTS.empty_table()), keys)]
+
+    def add(self, accesses: pa.Table) -> None:
+        self._pending.append(_merge(accesses, self._keys))
+        done, *waiting = (table.num_rows for table in self._pending)
+        if sum(waiting) > max(PENDING_ROWS, done):
+            self._pending = [self.merged()]
+
+    def merged(self) -> pa.Table:
+        return _merge(pa.concat_tables(self._pending), self._keys)
+
+
+def _accesses(batch: pa.Table) -> pa.Table:
+    """The accesses of a batch, each with the columns of :data:`MERGE` as if it were a group of one."""
     kind = pc.cast(batch["kind"], pa.string())
     batch = batch.append_column("word", kind).filter(pc.is_in(kind, pa.array(["read", "write", "unknown"])))
     unknown = pc.or_(
@@ -106,7 +132,7 @@ def _reduce(batch: pa.Table) -> pa.Table:
         "min_ns": duration,
         "max_ns": duration,
     }
-    return _merge(pa.table({key: batch[key] for key in KEYS} | columns), KEYS)
+    return pa.table({key: batch[key] for key in dict.fromkeys(REGISTER + SITE + THREAD)} | columns)
 
 
 def _ones(batch: pa.Table, kind: str) -> Any:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
@@ -47,7 +46,7 @@ class Functions:
 
     def _name(self, index: int) -> str:
         start = int(self.names[index])
-        return self.strings[start : self.strings.index(b"\0", start)].decode("utf-8", "replace")
+        return self.strings[start : self.strings.find(b"\0", start)].decode("utf-8", "replace")
 
 
 NO_FUNCTIONS = Functions(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint32), b"")
@@ -119,7 +118,7 @@ class Symbols:
                 reason = "has changed since it was recorded (another build id)"
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
-        except (ELFError, ValueError, LookupError, TypeError, AttributeError):  # pyelftools on damaged files
+        except Exception:  # on a damaged file pyelftools raises whatever it stumbles over, MemoryError included
             reason = "is not the ELF file it was"
         self.notes.append(f"{module.path} {reason}: its sites are shown without function names")
         return NO_FUNCTIONS

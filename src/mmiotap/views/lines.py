@@ -1,5 +1,6 @@
 """Events as lines of text, one each, in the manner of strace."""
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -134,6 +135,7 @@ def map_text(mapping: Mapping) -> str:
     return ", ".join(parts)
 
 
+@functools.lru_cache
 def flag_words(flags: int) -> str:
     """The flags worth seeing, as ``[locked rmw]``, and why a value is unknown; "" for none."""
     words = [" ".join(word for flag, word in FLAG_WORDS.items() if flags & flag)]
