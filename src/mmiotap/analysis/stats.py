@@ -88,7 +88,7 @@ def statistics(trace: Trace) -> Statistics:
 class _Reduction:
     """Rows reduced to one a combination of some keys.
 
-    Holds these, and at most as many or :data:`PENDING_ROWS` more (and those of a batch) that wait to be merged; a row is
+    Holds these, and at most as many (or :data:`PENDING_ROWS`, and those of one batch) that wait to be merged. A row is
     therefore merged few times, however long the trace is.
     """
 
