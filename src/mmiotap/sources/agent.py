@@ -216,7 +216,7 @@ class _Recording:
         )
 
     def _keep_up(self, states: Counter[int]) -> None:
-        """Import the sealer once there is something to seal, seal when enough is, and add room if threads own most of it."""
+        """Seal when enough is full; add room when threads own most of it, for those wait for nothing."""
         if states[layout.OWNED] > self.arena.segment_count // 2:
             self.arena.grow(min(2 * self.arena.segment_count, layout.MAX_SEGMENTS))
         if states[layout.OWNED] + states[layout.FULL]:
