@@ -306,7 +306,7 @@ def _start_info(command: list[str], settings: dict[str, Any], started: int) -> d
         "command": command,
         "host": os.uname().nodename,
         "kernel": os.uname().release,
-        "mmiotap": "0.1.0",
+        "mmiotap": _version(),
         "started": _utc_now(),
         "start_mono_ns": started,
         "start_unix_ns": time.time_ns(),
@@ -320,6 +320,16 @@ def _start_info(command: list[str], settings: dict[str, Any], started: int) -> d
         "not_selected": [],
         "source": "agent",
     }
+
+
+def _version() -> str:
+    """Ours, as installed; a source tree that is not installed has none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mmiotap")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _own_start() -> int:
