@@ -447,8 +447,8 @@ def conditions(t: Table) -> None:
 def control(t: Table) -> None:
     t.add("pushq @", read(8))
     t.add("pushw @", read(2))
-    t.add("popq @", write(8))
-    t.add("popw @", write(2))
+    t.add("popq @", write(8), reserved="rbp")
+    t.add("popw @", write(2), reserved="rbp")
     # An address from rsp: push takes it before it moves rsp, pop after.
     from_stack = {"rbp": Value(TARGET - 8, plus="region", minus="stack")}
     t.add("pushq 8(%rsp,%rbp)", read(8), registers=from_stack, label="address from rsp")
