@@ -1,0 +1,209 @@
+"""Programs that are hard on a tracer: each must run as it does untraced, and its trace must hold what it did."""
+
+import signal
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Compile, Result, Run
+from mmiotap.trace.reader import open_trace
+
+from mmiotap.trace import layout
+
+SPECIAL = Path(__file__).parent / "special"
+PAGES = 8
+MEANT = ("read", "write", "unknown")
+
+both_ways = pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a special program ended, and the rows of its trace (none untraced)."""
+
+    result: Result
+    rows: list[dict[str, Any]]
+
+    def accesses(self, *, below: int = PAGES * 4096, **like: object) -> list[tuple[str, int, int]]:
+        """Kind, offset and value of plain accesses, in order; only those whose columns are ``like`` this."""
+        return [
+            (row["kind"], row["offset"], row["value"])
+            for row in self.rows
+            if row["kind"] in ("read", "write")
+            and row["offset"] < below
+            and all(row[name] == value for name, value in like.items())
+        ]
+
+
+@pytest.fixture
+def special(compile_c: Compile, run: Run, mmiotap: Run, tmp_path: Path) -> Any:
+    """Compile a special program and run it on a device of this many pages."""
+
+    def run_special(name: str, *arguments: str | Path, traced: bool, pages: int = PAGES) -> Ended:
+        program = compile_c((SPECIAL / f"{name}.c").read_text(), name, f"-I{SPECIAL}", "-lm")
+        device = tmp_path / "device"
+        device.write_bytes(bytes(pages * 4096))
+        if not traced:
+            return Ended(run(program, device, *arguments), [])
+        result = mmiotap("record", "-q", "-o", "trace", "--map", device, "--", program, device, *arguments)
+        trace = open_trace(tmp_path / "trace")
+        assert trace.lost == 0
+        rows = trace.events().to_pylist()
+        return Ended(result, [row for row in rows if row["kind"] in MEANT])
+
+    return run_special
+
+
+def assert_right(ended: Ended) -> None:
+    assert (ended.result.stdout, ended.result.stderr, ended.result.status) == ("right\n", "", 0)
+
+
+def counted(word: int, top: int, count: int) -> list[tuple[str, int, int]]:
+    """What a loop leaves that writes ``top | i`` to a word and reads it back."""
+    return [(kind, word, top | i) for i in range(count) for kind in ("write", "read")]
+
+
+@both_ways
+def test_accesses_across_the_edges_of_a_region(special: Any, traced: bool) -> None:
+    ended = special("straddle", traced=traced)
+    assert_right(ended)
+    if not traced:
+        return
+    marks = [index for index, row in enumerate(ended.rows) if row["kind"] == "write" and row["offset"] == 64]
+    assert [ended.rows[index]["value"] for index in marks] == [1, 2]
+    assert marks == [0, len(ended.rows) - 1]
+    inside = ended.rows[1:-1]
+    strings = [row for row in inside if row["flags"] & layout.STRING and row["width"] == 1]
+    front, back = (b"".join(bytes([i * 7 + 1 & 0xFF]) for i in part) for part in (range(20, 48), range(20)))
+    assert [(row["kind"], row["offset"], row["value"]) for row in strings] == [
+        *(("write", index, value) for index, value in enumerate(front)),
+        *(("write", 4096 - 20 + index, value) for index, value in enumerate(back)),
+    ]
+    # What lies wholly inside is a row as ever; the rest says that the agent did not take it apart.
+    whole = [row for row in inside if row["kind"] in ("read", "write") and not row["flags"] & layout.STEPPED]
+    assert all(row["offset"] + row["width"] <= 4096 for row in whole)
+    assert sum(row["kind"] == "unknown" or bool(row["flags"] & layout.STEPPED) for row in inside) >= 20 * 2 * 6
+
+
+@both_ways
+def test_threads_miss_nothing_while_another_one_steps(special: Any, traced: bool) -> None:
+    ended = special("steps", traced=traced)
+    assert_right(ended)
+    if traced:
+        for thread in range(2):
+            assert ended.accesses(offset=4 * thread) == counted(4 * thread, thread << 24, 20000)
+        assert Counter(row["kind"] for row in ended.rows)["unknown"] == 300
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("fault", "number"),
+    [
+        ("write-to-read-only", signal.SIGSEGV),
+        ("beyond-the-end", signal.SIGBUS),
+        ("protected", signal.SIGSEGV),
+        ("unmapped", signal.SIGSEGV),
+        ("behind", signal.SIGSEGV),
+        ("null", signal.SIGSEGV),
+    ],
+)
+def test_a_fault_ends_the_program_as_ever(special: Any, traced: bool, fault: str, number: int) -> None:
+    ended = special("faults", fault, traced=traced, pages=1)
+    assert (ended.result.stdout, ended.result.status) == ("before\n", -number)
+    if traced:
+        expected = [("write", 0, 1)] + [("read", 0, 1)] * (fault == "write-to-read-only")
+        assert ended.accesses() == expected
+
+
+@both_ways
+def test_the_programs_own_handlers_see_its_own_faults(special: Any, traced: bool) -> None:
+    ended = special("handler", traced=traced, pages=1)
+    assert_right(ended)
+    if traced:
+        assert [value for kind, _, value in ended.accesses(offset=0) if kind == "write"] == [41, 42, 43, 44, 45]
+        assert ended.accesses(offset=4) == counted(4, 0, 50)
+
+
+@both_ways
+def test_threads_with_all_signals_blocked(special: Any, traced: bool) -> None:
+    ended = special("blocked", traced=traced)
+    assert_right(ended)
+    if traced:
+        for thread in range(3):
+            assert ended.accesses(offset=4 * thread) == counted(4 * thread, thread << 24, 200)
+
+
+@both_ways
+def test_a_signal_handler_and_main_touch_the_region(special: Any, traced: bool) -> None:
+    ended = special("alarm", traced=traced)
+    assert (ended.result.stderr, ended.result.status) == ("", 0)
+    if traced:
+        assert ended.accesses(offset=0) == counted(0, 0, int(ended.result.stdout))
+        assert ended.accesses(offset=4) == counted(4, 0, 400)
+        strings = [row["value"] for row in ended.rows if row["flags"] & layout.STRING]
+        assert strings == [alarm for alarm in range(400) for _ in range(4)]
+
+
+@both_ways
+def test_forked_children_have_rows_under_their_own_pids(special: Any, traced: bool) -> None:
+    ended = special("forks", traced=traced)
+    assert (ended.result.stderr, ended.result.status) == ("", 0)
+    pids = [int(line) for line in ended.result.stdout.split()]
+    assert len(set(pids)) == 3
+    if traced:
+        for who, pid in enumerate(pids):
+            assert ended.accesses(pid=pid, below=16) == counted(4 * who, who << 24, 500)
+        assert ended.accesses(pid=pids[0], offset=256) == [("write", 256, 0)]
+        assert ended.accesses(pid=pids[1], offset=128) == [("write", 128, 77)]
+        assert {row["pid"] for row in ended.rows} == set(pids)
+
+
+@both_ways
+def test_code_that_is_loaded_and_unloaded(special: Any, compile_c: Compile, traced: bool) -> None:
+    source = (SPECIAL / "library.c").read_text()
+    libraries = [compile_c(source, f"step{step}.so", "-shared", "-fPIC", f"-DSTEP={step}") for step in (1, 2)]
+    ended = special("loads", *libraries, traced=traced)
+    assert_right(ended)
+    if traced:
+        expected: list[tuple[str, int, int]] = []
+        for turn in range(20):
+            for call in range(5):
+                if turn % 2:
+                    expected.append(("read", 4 * turn, 2 if call else 0))
+                expected.append(("write", 4 * turn, 1 + turn % 2))
+        assert ended.accesses() == expected
+
+
+@both_ways
+def test_mappings_that_change(special: Any, traced: bool) -> None:
+    ended = special("mappings", traced=traced)
+    assert (ended.result.stderr, ended.result.status) == ("", 0), ended.result.stdout
+    printed = [line.split() for line in ended.result.stdout.splitlines()]
+    assert len(printed) == 20
+    if traced:
+        assert ended.accesses() == [(kind, int(offset), int(value)) for kind, offset, value in printed]
+
+
+@both_ways
+def test_small_and_alternate_stacks(special: Any, traced: bool) -> None:
+    ended = special("stacks", traced=traced)
+    assert_right(ended)
+    if traced:
+        for word in (*range(10), 22):
+            assert ended.accesses(offset=4 * word) == counted(4 * word, 0, 100)
+        assert ended.accesses(offset=4 * 20) == counted(4 * 20, 0, 100) * 2
+        assert ended.accesses(offset=4 * 21) == [("write", 84, 21)]
+
+
+@both_ways
+def test_errno_and_the_red_zone_are_kept(special: Any, traced: bool) -> None:
+    ended = special("kept", traced=traced)
+    assert_right(ended)
+    if traced:
+        expected = []
+        for i in range(300):
+            expected += [("write", 0, i), ("read", 0, i), ("read", 0, i), ("read", 0, i), ("write", 0, i + 1)]
+            expected += [("read", 0, i + 1)]
+        assert ended.accesses(offset=0) == expected
