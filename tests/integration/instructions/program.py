@@ -65,8 +65,8 @@ def build(cases: Sequence[Case], processor: frozenset[str], folder: Path) -> Pat
     program = folder / "runner"
     # Only the linker makes an address of this symbol; to the assembler the number would be a displacement.
     target = f"-Wl,--defsym=fixed_target={FIXED + TARGET:#x}"
-    sources = [HERE / "runner.c", folder / "cases.S"]
-    command = ["gcc", "-O2", "-g", "-no-pie", "-Wall", "-Wextra", target, "-o", program, *sources]
+    sources = [str(HERE / "runner.c"), str(folder / "cases.S")]
+    command = ["gcc", "-O2", "-g", "-no-pie", "-Wall", "-Wextra", target, "-o", str(program), *sources]
     subprocess.run(command, cwd=folder, check=True, timeout=120)
     return program
 
