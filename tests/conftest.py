@@ -118,7 +118,7 @@ def compile_c(tmp_path: Path) -> Compile:
         program = tmp_path / name
         file = tmp_path / f"{name}.c"
         file.write_text(source)
-        command = ["gcc", "-O2", "-g", "-pthread", "-Wall", f"-I{INCLUDE}", "-o", program, file, *flags]
+        command = ["gcc", "-O2", "-g", "-pthread", "-Wall", f"-I{INCLUDE}", "-o", str(program), str(file), *flags]
         subprocess.run(command, check=True, timeout=TIME_LIMIT)
         return program
 
