@@ -1,4 +1,4 @@
-"""The one exception that reaches a user as one line of text."""
+"""The exceptions that reach a user as one line of text."""
 
 
 class MmiotapError(Exception):
@@ -6,3 +6,10 @@ class MmiotapError(Exception):
 
     The command line prints it as ``mmiotap: TEXT`` and exits with status 1.
     """
+
+
+class DiskError(MmiotapError, OSError):
+    """A trace cannot be written: ``errno``, ``strerror`` and ``filename`` say why and where. Nothing half is left."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}: make room or use another folder"

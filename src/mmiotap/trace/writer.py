@@ -1,0 +1,143 @@
+"""Writing a trace: Parquet parts that appear complete, and what belongs beside them."""
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mmiotap.trace import store
+from mmiotap.trace.errors import MmiotapError
+from mmiotap.trace.model import Mapping, Module, Process
+from mmiotap.trace.schema import EVENTS
+
+#: Footer key of a part: a JSON object, for each stream id the sequence number up to which its rows are in parts.
+SEALED_KEY = "mmiotap.sealed"
+#: Footer key of a part: how many events its ``lost`` rows count.
+LOST_KEY = "mmiotap.lost"
+
+_DELTA_CODED = {"time_ns": "DELTA_BINARY_PACKED"}
+
+#: How a part is stored. Statistics are for the reader, which merges parts by time; nothing else looks at them.
+_PARQUET: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "column_encoding": _DELTA_CODED,
+    "use_dictionary": [name for name in EVENTS.names if name not in _DELTA_CODED],
+    "write_statistics": ["time_ns"],
+    "store_schema": False,
+}
+
+
+class TraceWriter:
+    """Adds to a trace folder. One writer at a time.
+
+    Every method raises DiskError when the disk is full or the folder is gone, and then has added nothing.
+    """
+
+    def __init__(self, path: Path, state: str = "finished") -> None:
+        """Goes on where the trace in this folder ends; ``state`` is what it is in when :meth:`finish` is done."""
+        self._state = state
+        self.dir = store.TraceDir(path)
+        self.info = store.read_info(path)
+        self.sealed: dict[int, int] = {}  #: as the footers say, see SEALED_KEY
+        self.events = 0
+        self.lost = 0
+        self._next_part = 0
+        for part in self.dir.parts():
+            footer = read_footer(part)
+            self._next_part = store.part_number(part) + 1
+            self._note(footer.num_rows, lost_in(footer), sealed_in(footer))
+
+    @classmethod
+    def create(cls, path: Path, info: dict[str, Any], *, force: bool = False) -> Self:
+        """A new trace; ``info`` becomes its trace.json.
+
+        Until :meth:`finish` the state is "recording": if this process ends before, the trace is incomplete.
+        """
+        store.create(path, force)
+        here = {"recorder_pid": os.getpid(), "recorder_start": store.process_start(os.getpid())}
+        store.write_info(path, here | info | {"state": "recording"})
+        state = info.get("state", "recording")
+        return cls(path, "finished" if state == "recording" else state)
+
+    def append(self, table: pa.Table, sealed: dict[int, int] | None = None) -> None:
+        """One part with these events (schema EVENTS), in the order of their time, and otherwise as they come."""
+        if table.schema != EVENTS:
+            table = table.select(EVENTS.names).cast(EVENTS)
+        times = table["time_ns"].to_numpy()
+        if np.any(times[1:] < times[:-1]):
+            table = table.take(np.argsort(times, kind="stable"))
+        lost = count_lost(table)
+        part = self.dir.part(self._next_part)
+        with store.new_file(part) as file, pq.ParquetWriter(file, EVENTS, **_PARQUET) as parquet:
+            parquet.write_table(table, row_group_size=max(table.num_rows, 1))
+            parquet.add_key_value_metadata({SEALED_KEY: json.dumps(sealed or {}), LOST_KEY: str(lost)})
+        self._next_part += 1
+        self._note(table.num_rows, lost, sealed or {})
+
+    def add_mappings(self, mappings: Iterable[Mapping]) -> None:
+        self._add(self.dir.mappings_file, mappings)
+
+    def add_modules(self, modules: Iterable[Module]) -> None:
+        self._add(self.dir.modules_file, modules)
+
+    def add_processes(self, processes: Iterable[Process]) -> None:
+        self._add(self.dir.processes_file, processes)
+
+    def update(self, **updates: Any) -> None:
+        """Change trace.json."""
+        info = self.info | updates
+        store.write_info(self.dir.path, info)
+        self.info = info
+
+    def finish(self, **updates: Any) -> None:
+        """Complete trace.json; ``updates`` win over what is known."""
+        known = {"state": self._state, "finished": utc_now(), "events": self.events, "lost": self.lost}
+        self.update(**(known | updates))
+
+    def _add(self, path: Path, records: Iterable[Mapping | Module | Process]) -> None:
+        lines = [record.to_json() for record in records]
+        if lines:
+            store.append_lines(path, lines)
+
+    def _note(self, events: int, lost: int, sealed: dict[int, int]) -> None:
+        self.events += events
+        self.lost += lost
+        for stream, upto in sealed.items():
+            self.sealed[stream] = max(upto, self.sealed.get(stream, 0))
+
+
+def read_footer(part: Path) -> pq.FileMetaData:
+    """Raises MmiotapError if the part is damaged."""
+    try:
+        return pq.read_metadata(part)
+    except (OSError, pa.ArrowException) as error:
+        raise MmiotapError(
+            f"{part} is damaged: {error}; without this file the rest of the trace can be read"
+        ) from error
+
+
+def sealed_in(footer: pq.FileMetaData) -> dict[int, int]:
+    metadata: dict[bytes, bytes] = footer.metadata or {}
+    return {int(stream): upto for stream, upto in json.loads(metadata.get(SEALED_KEY.encode(), b"{}")).items()}
+
+
+def lost_in(footer: pq.FileMetaData) -> int:
+    return int((footer.metadata or {}).get(LOST_KEY.encode(), b"0"))
+
+
+def count_lost(table: pa.Table) -> int:
+    """How many events the ``lost`` rows of a table count."""
+    is_lost = pc.equal(table["kind"].cast(pa.string()), pa.scalar("lost"))
+    return int(pc.sum(table["value"].filter(is_lost)).as_py() or 0)
+
+
+def utc_now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
