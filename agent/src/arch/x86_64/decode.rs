@@ -1,0 +1,266 @@
+//! What an instruction does to its memory operand, and the same instruction with that operand elsewhere.
+
+use alloc::vec::Vec;
+use iced_x86::{
+    Code, CodeSize, CpuidFeature, EncodingKind, Encoder, FlowControl, Instruction, InstructionInfoFactory, MemoryOperand,
+    Mnemonic, OpAccess, OpKind, Register,
+};
+
+use super::code;
+use super::site::{Class, Site};
+use crate::layout::{LOCKED, NONTEMPORAL, RMW, STRING};
+
+/// Widths that one plain load or store can move.
+fn is_plain_width(width: usize) -> bool {
+    matches!(width, 1 | 2 | 4 | 8 | 16 | 32 | 64)
+}
+
+/// The site of an instruction, without its address and bytes.
+pub fn site(instruction: &Instruction) -> Site {
+    let mut site = Site {
+        pc: 0,
+        bytes: [0; 15],
+        length: instruction.len(),
+        class: classify(instruction),
+        width: operand_width(instruction),
+        instruction: *instruction,
+        code: 0,
+        scratch: 0,
+        stack_substitute: None,
+        vector: needs_vector_state(instruction),
+        bit_offset: bit_offset(instruction),
+        flags: 0,
+    };
+    if site.class != Class::NoData && !is_plain_width(site.width) {
+        site.class = Class::Step;
+    }
+    let runs_moved = !matches!(
+        site.class,
+        Class::Step | Class::Strings | Class::Push | Class::Pop | Class::Call | Class::Jump
+    );
+    if runs_moved {
+        match moved(instruction) {
+            Some(moved) => {
+                (site.code, site.scratch, site.stack_substitute) = (moved.code, moved.scratch, moved.stack_substitute);
+            }
+            None => site.class = Class::Step,
+        }
+    }
+    site.flags = row_flags(instruction, site.class);
+    site
+}
+
+fn operand_width(instruction: &Instruction) -> usize {
+    let size = instruction.memory_size().size();
+    // Indirect jumps and calls load their target.
+    if size == 0 && instruction.flow_control() != FlowControl::Next { 8 } else { size }
+}
+
+fn row_flags(instruction: &Instruction, class: Class) -> u32 {
+    let mut flags = match class {
+        Class::Modify => RMW,
+        Class::Exchange => RMW | LOCKED,
+        Class::ExchangeAdd | Class::CompareExchange | Class::LockedAdd | Class::LockedOpaque => RMW | LOCKED,
+        Class::Strings => STRING,
+        _ => 0,
+    };
+    if is_nontemporal(instruction.mnemonic()) {
+        flags |= NONTEMPORAL;
+    }
+    flags
+}
+
+fn is_nontemporal(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::*;
+    matches!(
+        mnemonic,
+        Movnti | Movntq | Movntdq | Movntps | Movntpd | Movntsd | Movntss | Movntdqa | Vmovntdq | Vmovntps | Vmovntpd
+            | Vmovntdqa
+    )
+}
+
+fn classify(instruction: &Instruction) -> Class {
+    use Mnemonic::*;
+    let mnemonic = instruction.mnemonic();
+    match mnemonic {
+        Movsb | Movsw | Movsd | Movsq | Stosb | Stosw | Stosd | Stosq | Lodsb | Lodsw | Lodsd | Lodsq | Scasb | Scasw
+        | Scasd | Scasq | Cmpsb | Cmpsw | Cmpsd | Cmpsq
+            // movsd and cmpsd are also the names of SSE2 moves and compares.
+            if instruction.is_string_instruction() =>
+        {
+            return Class::Strings;
+        }
+        // These raise #DE, which must come from the program's own instruction.
+        Div | Idiv => return Class::Step,
+        Clflush | Clflushopt | Clwb | Cldemote => return Class::NoData,
+        _ => {}
+    }
+    let explicit = (0..instruction.op_count()).filter(|&op| is_plain_memory(instruction, op)).count();
+    if explicit != 1 || instruction.is_vsib() || instruction.has_op_mask() {
+        return Class::Step;
+    }
+    match mnemonic {
+        Push => return Class::Push,
+        Pop => return Class::Pop,
+        Call if instruction.is_call_near_indirect() => return Class::Call,
+        Jmp if instruction.is_jmp_near_indirect() => return Class::Jump,
+        Call | Jmp => return Class::Step,
+        Movntdqa | Vmovntdqa => return Class::LoadDirect,
+        Xchg => return Class::Exchange,
+        _ => {}
+    }
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(instruction);
+    let [memory] = info.used_memory() else { return Class::Step };
+    match (memory.access(), instruction.has_lock_prefix()) {
+        (OpAccess::Read, _) => Class::Load,
+        // A conditional move always loads (SDM, CMOVcc).
+        (OpAccess::CondRead, _) if instruction.mnemonic().is_conditional_move() => Class::Load,
+        (OpAccess::Write, _) => Class::Store,
+        (OpAccess::ReadWrite | OpAccess::ReadCondWrite, false) => Class::Modify,
+        (OpAccess::ReadWrite | OpAccess::ReadCondWrite, true) => match mnemonic {
+            Xadd => Class::ExchangeAdd,
+            Cmpxchg | Cmpxchg8b | Cmpxchg16b => Class::CompareExchange,
+            Add | Sub | Adc | Sbb | Inc | Dec => Class::LockedAdd,
+            _ => Class::LockedOpaque,
+        },
+        _ => Class::Step,
+    }
+}
+
+trait ConditionalMove {
+    fn is_conditional_move(self) -> bool;
+}
+
+impl ConditionalMove for Mnemonic {
+    fn is_conditional_move(self) -> bool {
+        use Mnemonic::*;
+        matches!(
+            self,
+            Cmova | Cmovae | Cmovb | Cmovbe | Cmove | Cmovg | Cmovge | Cmovl | Cmovle | Cmovne | Cmovno | Cmovnp | Cmovns
+                | Cmovo | Cmovp | Cmovs
+        )
+    }
+}
+
+fn is_plain_memory(instruction: &Instruction, op: u32) -> bool {
+    instruction.op_kind(op) == OpKind::Memory
+}
+
+/// Does it read or write registers other than the general ones and the flags?
+fn needs_vector_state(instruction: &Instruction) -> bool {
+    instruction.encoding() != EncodingKind::Legacy
+        || instruction.cpuid_features().iter().any(|feature| {
+            use CpuidFeature::*;
+            matches!(
+                feature,
+                FPU | FPU287 | FPU387 | FPU287XL_ONLY | FPU387SL_ONLY | MMX | D3NOW | D3NOWEXT | SSE | SSE2 | SSE3 | SSE4A
+                    | SSSE3 | SSE4_1 | SSE4_2 | AES | PCLMULQDQ | SHA | GFNI | FXSR
+            )
+        })
+}
+
+/// bt, bts, btr and btc with the bit number in a register: bits beyond the operand's width move its address.
+fn bit_offset(instruction: &Instruction) -> Option<Register> {
+    use Mnemonic::*;
+    let counts = matches!(instruction.mnemonic(), Bt | Bts | Btr | Btc) && instruction.op_kind(1) == OpKind::Register;
+    counts.then(|| instruction.op_register(1))
+}
+
+struct Moved {
+    code: usize,
+    scratch: usize,
+    stack_substitute: Option<usize>,
+}
+
+/// The same instruction with its memory operand at a scratch register, followed by a return, placed where it can run.
+fn moved(original: &Instruction) -> Option<Moved> {
+    let mut instruction = without_absolute_address(original);
+    let mut registers: [bool; 16] = [false; 16];
+    let mut high_byte = false;
+    for op in 0..instruction.op_count() {
+        let register = instruction.op_register(op);
+        if instruction.op_kind(op) == OpKind::Register && register.is_gpr() {
+            high_byte |= matches!(register, Register::AH | Register::CH | Register::DH | Register::BH);
+            registers[register.full_register().number()] = true;
+        }
+    }
+    for op in 0..instruction.op_count() {
+        // VEX instructions name a second source in a way of its own, but iced lists it as an operand too.
+        let register = instruction.op_register(op);
+        if instruction.op_kind(op) == OpKind::Register && register.is_gpr() && register.full_register() == Register::RSP {
+            let substitute = (8..16).find(|&number| !registers[number])?;
+            registers[substitute] = true;
+            instruction.set_op_register(op, same_size(register, substitute));
+        }
+    }
+    let stack_substitute = (registers[super::frame::RSP])
+        .then(|| (8..16).rev().find(|&number| registers[number] && !uses(original, number)))
+        .flatten();
+    // rax, rcx, rdx and rbx may be operands that are not written out; a high byte register rules out those that need REX.
+    let scratch = if high_byte {
+        [super::frame::RSI, super::frame::RDI].into_iter().find(|&number| !registers[number])?
+    } else {
+        (8..16).find(|&number| !registers[number])?
+    };
+    instruction.set_memory_base(general64(scratch));
+    instruction.set_memory_index(Register::None);
+    instruction.set_memory_index_scale(1);
+    instruction.set_memory_displacement64(0);
+    instruction.set_memory_displ_size(0);
+    instruction.set_segment_prefix(Register::None);
+    instruction.set_code_size(CodeSize::Code64);
+
+    let mut encoder = Encoder::try_new(64).ok()?;
+    encoder.set_buffer(Vec::with_capacity(32));
+    encoder.encode(&instruction, 0).ok()?;
+    let mut bytes = encoder.take_buffer();
+    bytes.push(0xc3); // ret
+    Some(Moved { code: code::place(&bytes)?, scratch, stack_substitute })
+}
+
+fn uses(instruction: &Instruction, number: usize) -> bool {
+    (0..instruction.op_count()).any(|op| {
+        let register = instruction.op_register(op);
+        instruction.op_kind(op) == OpKind::Register && register.is_gpr() && register.full_register().number() == number
+    })
+}
+
+/// The 64-bit general register of this number.
+fn general64(number: usize) -> Register {
+    Register::RAX + number as u32
+}
+
+/// The register of this number, as wide as the one given (which is no high byte).
+fn same_size(like: Register, number: usize) -> Register {
+    match like.size() {
+        8 => Register::RAX + number as u32,
+        4 => Register::EAX + number as u32,
+        2 => Register::AX + number as u32,
+        // r8b to r15b; iced numbers the byte registers with ah, ch, dh and bh in between.
+        _ => Register::R8L + (number as u32 - 8),
+    }
+}
+
+/// `mov` with a 64-bit absolute address (moffs) as the `mov` with a register-based one.
+fn without_absolute_address(instruction: &Instruction) -> Instruction {
+    let (code, load) = match instruction.code() {
+        Code::Mov_AL_moffs8 => (Code::Mov_r8_rm8, true),
+        Code::Mov_AX_moffs16 => (Code::Mov_r16_rm16, true),
+        Code::Mov_EAX_moffs32 => (Code::Mov_r32_rm32, true),
+        Code::Mov_RAX_moffs64 => (Code::Mov_r64_rm64, true),
+        Code::Mov_moffs8_AL => (Code::Mov_rm8_r8, false),
+        Code::Mov_moffs16_AX => (Code::Mov_rm16_r16, false),
+        Code::Mov_moffs32_EAX => (Code::Mov_rm32_r32, false),
+        Code::Mov_moffs64_RAX => (Code::Mov_rm64_r64, false),
+        _ => return *instruction,
+    };
+    let memory = MemoryOperand::with_base(Register::RAX);
+    let register = instruction.op_register(if load { 0 } else { 1 });
+    let built = if load {
+        Instruction::with2(code, register, memory)
+    } else {
+        Instruction::with2(code, memory, register)
+    };
+    built.unwrap_or(*instruction)
+}

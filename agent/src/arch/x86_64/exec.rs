@@ -1,0 +1,409 @@
+//! Running an access out of line, against the alias, and writing what it was.
+//!
+//! The device sees one access of exactly the width that the program's instruction makes. Nothing is read to find a value:
+//! a load goes to a copy of the operand first, and the instruction then runs on the copy.
+
+use core::arch::x86_64::_rdtsc;
+
+use super::frame::{Frame, RAX, RBX, RCX, RDX, RSP};
+use super::run::{Registers, components, copy, exchange_add, run};
+use super::site::{Class, Site};
+use super::string;
+use crate::capture::{self, Row};
+use crate::clock;
+use crate::layout::*;
+use crate::region::{self, Region};
+use crate::thread::Thread;
+
+/// How an access ended.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Run and logged; the frame stands behind the instruction.
+    Done,
+    /// It cannot be run out of line. Nothing has happened yet.
+    Step,
+    /// It faulted, as it would have untraced: `thread.fault` says how. The frame is as it was.
+    Fault,
+}
+
+/// The widest operand.
+const WIDEST: usize = 64;
+
+/// One access on its way.
+pub(super) struct Access<'a, 'b> {
+    pub thread: &'a mut Thread,
+    pub frame: &'a mut Frame<'b>,
+    pub site: &'static Site,
+    pub logging: bool,
+}
+
+/// Runs the instruction that the frame stands at, which touched `region` at `touched`.
+pub fn execute(
+    thread: &mut Thread,
+    frame: &mut Frame,
+    site: &'static Site,
+    region: &Region,
+    touched: usize,
+    logging: bool,
+) -> Outcome {
+    let mut access = Access { thread, frame, site, logging };
+    match site.class {
+        Class::Step => Outcome::Step,
+        Class::Strings => string::execute(&mut access),
+        _ => access.single(region, touched),
+    }
+}
+
+impl Access<'_, '_> {
+    fn single(&mut self, region: &Region, touched: usize) -> Outcome {
+        let Some(address) = self.operand_address() else { return Outcome::Step };
+        let width = self.site.width.max(1);
+        let touches = touched.wrapping_sub(address) < width || self.site.class == Class::NoData;
+        if !touches || !region.holds(address, width) {
+            return Outcome::Step;
+        }
+        let alias = address.wrapping_add(region.delta);
+        let mut registers = Registers::of(self.frame);
+        if self.site.vector {
+            registers.vector_state = self.frame.vector_state();
+            registers.components = components(registers.vector_state);
+        }
+        // Room first: the time stamp comes after any waiting.
+        let extra = if width > 8 { 2 * (1 + width.div_ceil(ROW_SIZE)) } else { 2 };
+        if self.logging && self.site.class != Class::NoData && !capture::reserve(self.thread, extra) {
+            // write() counts it.
+        }
+        let mut row = Row {
+            pc: self.site.pc as u64,
+            map_id: region.map_id,
+            offset: region.offset_of(address),
+            width: width as u16,
+            flags: self.site.flags,
+            ..Row::new(READ)
+        };
+        let done = match self.site.class {
+            Class::Load => self.load(alias, address, &mut registers, &mut row),
+            Class::LoadDirect => self.load_direct(alias, address, &mut registers, &mut row),
+            Class::Store => self.store(alias, address, &mut registers, &mut row),
+            Class::Modify => self.modify(alias, address, &mut registers, &mut row),
+            Class::Exchange | Class::ExchangeAdd | Class::CompareExchange => {
+                self.exchange(alias, address, &mut registers, &mut row)
+            }
+            Class::LockedAdd => self.locked_add(alias, address, &mut registers, &mut row),
+            Class::LockedOpaque => self.locked_opaque(alias, &mut registers, &mut row),
+            Class::NoData => self.moved(&mut registers, alias),
+            Class::Push | Class::Pop | Class::Call | Class::Jump => return self.stack_or_jump(alias, &mut row),
+            Class::Strings | Class::Step => false,
+        };
+        if !done {
+            return Outcome::Fault;
+        }
+        self.finish(&registers);
+        Outcome::Done
+    }
+
+    /// The address of the memory operand, as the processor computes it.
+    fn operand_address(&self) -> Option<usize> {
+        let instruction = &self.site.instruction;
+        let operand = (0..instruction.op_count())
+            .find(|&op| instruction.op_kind(op) == iced_x86::OpKind::Memory)?;
+        let mut address = instruction.virtual_address(operand, 0, |register, _, _| self.frame.register(register))?;
+        // `pop` computes an address that is based on rsp after it has moved rsp (SDM, POP).
+        if self.site.class == Class::Pop && instruction.memory_base() == iced_x86::Register::RSP {
+            address = address.wrapping_add(self.site.width as u64);
+        }
+        if let Some(register) = self.site.bit_offset {
+            let bits = 8 * self.site.width as u32;
+            let value = self.frame.register(register)?;
+            let signed = (value << (64 - bits)) as i64 >> (64 - bits);
+            let elements = signed.div_euclid(i64::from(bits));
+            address = address.wrapping_add_signed(elements * self.site.width as i64);
+        }
+        Some(address as usize)
+    }
+
+    /// A place for a copy of the operand, at the same distance from a cache line as the operand itself, so that what must be
+    /// aligned faults or not as it would have.
+    fn copy_address(&mut self, address: usize) -> usize {
+        self.thread.buffer.as_mut_ptr() as usize + address % WIDEST
+    }
+
+    fn copied(&self, at: usize) -> [u8; WIDEST] {
+        let mut value = [0; WIDEST];
+        // SAFETY: copy_address() leaves room for the widest operand.
+        unsafe { core::ptr::copy_nonoverlapping(at as *const u8, value.as_mut_ptr(), self.site.width) };
+        value
+    }
+
+    /// Runs the instruction with its operand at `operand`. False: it faulted.
+    fn moved(&mut self, registers: &mut Registers, operand: usize) -> bool {
+        let mut base = operand as u64;
+        if let Some(register) = self.site.bit_offset {
+            // The instruction will add its bit offset's bytes again.
+            let bits = 8 * self.site.width as u32;
+            let value = self.frame.register(register).unwrap_or(0);
+            let signed = (value << (64 - bits)) as i64 >> (64 - bits);
+            base = base.wrapping_add_signed(-signed.div_euclid(i64::from(bits)) * self.site.width as i64);
+        }
+        registers.general[self.site.scratch] = base;
+        if let Some(substitute) = self.site.stack_substitute {
+            registers.general[substitute] = self.frame.general(RSP);
+        }
+        self.thread.registers = registers;
+        // SAFETY: the site's own instruction, its operand at an address the program may use or in our copy.
+        let done = unsafe { run(registers, self.site.code) };
+        self.thread.registers = core::ptr::null();
+        done
+    }
+
+    /// One plain access between the device and a copy, timed.
+    fn plain(&mut self, from: usize, to: usize, row: &mut Row) -> bool {
+        // SAFETY: reading the time-stamp counter has no effect.
+        let before = unsafe { _rdtsc() };
+        // SAFETY: one side is our copy, the other the alias of what the program touched.
+        let done = unsafe { copy(from, to, self.site.width) };
+        // SAFETY: as above.
+        row.duration_ns = clock::duration_ns(before, unsafe { _rdtsc() });
+        done
+    }
+
+    fn log(&mut self, row: &mut Row, kind: u8, value: &[u8; WIDEST]) {
+        row.kind = kind;
+        let width = row.width as usize;
+        let mut low = [0; 8];
+        low[..width.min(8)].copy_from_slice(&value[..width.min(8)]);
+        row.value = u64::from_le_bytes(low);
+        if self.logging {
+            capture::write(self.thread, row, if width > 8 { &value[..width] } else { &[] });
+        }
+    }
+
+    fn load(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
+        let at = self.copy_address(address);
+        if !self.plain(alias, at, row) {
+            return false;
+        }
+        let value = self.copied(at);
+        if !self.moved(registers, at) {
+            return false;
+        }
+        self.log(row, READ, &value);
+        true
+    }
+
+    fn load_direct(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
+        if !self.moved(registers, alias) {
+            return false;
+        }
+        row.duration_ns = clock::duration_ns(registers.before, registers.after);
+        // The loaded register, stored to our copy, tells the value.
+        let at = self.copy_address(address);
+        let number = self.site.instruction.op_register(0).number();
+        string::store_vector(registers, number, at, self.site.width);
+        let value = self.copied(at);
+        self.log(row, READ, &value);
+        true
+    }
+
+    fn store(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
+        // A store changes no registers but x87's stack, so it can be run twice from the same state: on a copy, without
+        // keeping what it does to the vector state, and for real.
+        let at = self.copy_address(address);
+        let mut trial = Registers::of(self.frame);
+        let mut state = self.thread.vector_copy(registers.vector_state, registers.components);
+        (trial.vector_state, trial.components) = (state.pointer(), registers.components);
+        if !self.moved(&mut trial, at) {
+            return false;
+        }
+        let value = self.copied(at);
+        if !self.moved(registers, alias) {
+            return false;
+        }
+        row.duration_ns = clock::duration_ns(registers.before, registers.after);
+        self.log(row, WRITE, &value);
+        true
+    }
+
+    fn modify(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
+        let at = self.copy_address(address);
+        if !self.plain(alias, at, row) {
+            return false;
+        }
+        let old = self.copied(at);
+        let read_ns = row.duration_ns;
+        if !self.moved(registers, at) || !self.plain(at, alias, row) {
+            return false;
+        }
+        let write_ns = core::mem::replace(&mut row.duration_ns, read_ns);
+        let new = self.copied(at);
+        self.log(row, READ, &old);
+        row.duration_ns = write_ns;
+        self.log(row, WRITE, &new);
+        true
+    }
+
+    /// xchg, xadd, cmpxchg: run against the device; the old value comes back in registers.
+    fn exchange(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
+        let before = Registers::of(self.frame).general;
+        if !self.moved(registers, alias) {
+            return false;
+        }
+        row.duration_ns = clock::duration_ns(registers.before, registers.after);
+        let old = self.old_value(&before, registers);
+        // Run once more on a copy that holds the old value: it leaves the new one.
+        let at = self.copy_address(address);
+        // SAFETY: copy_address() leaves room for the widest operand.
+        unsafe { core::ptr::copy_nonoverlapping(old.as_ptr(), at as *mut u8, WIDEST) };
+        let mut again = Registers::of(self.frame);
+        if !self.moved(&mut again, at) {
+            return false;
+        }
+        let new = self.copied(at);
+        self.log(row, READ, &old);
+        self.log(row, WRITE, &new);
+        true
+    }
+
+    /// What was in memory before xchg, xadd or cmpxchg ran, from the registers around it.
+    fn old_value(&self, before: &[u64; 16], after: &Registers) -> [u8; WIDEST] {
+        let mut value = [0; WIDEST];
+        let width = self.site.width;
+        if self.site.class == Class::CompareExchange {
+            // Equal: it was what rax (and rdx) asked for. Not equal: the instruction has loaded it into them.
+            const ZERO_FLAG: u64 = 1 << 6;
+            let equal = after.flags & ZERO_FLAG != 0;
+            let source = if equal { before } else { &after.general };
+            let paired = matches!(
+                self.site.instruction.mnemonic(),
+                iced_x86::Mnemonic::Cmpxchg8b | iced_x86::Mnemonic::Cmpxchg16b
+            );
+            let each = if paired { width / 2 } else { width };
+            value[..each].copy_from_slice(&source[RAX].to_le_bytes()[..each]);
+            if paired {
+                value[each..width].copy_from_slice(&source[RDX].to_le_bytes()[..each]);
+            }
+            return value;
+        }
+        let instruction = &self.site.instruction;
+        let operand = if instruction.op_kind(0) == iced_x86::OpKind::Memory { 1 } else { 0 };
+        let register = instruction.op_register(operand);
+        let number = register.full_register().number();
+        let number = match self.site.stack_substitute {
+            Some(substitute) if number == RSP => substitute,
+            _ => number,
+        };
+        let mut bytes = after.general[number].to_le_bytes();
+        if is_high_byte(register) {
+            bytes[0] = bytes[1];
+        }
+        value[..width].copy_from_slice(&bytes[..width]);
+        value
+    }
+
+    /// lock add, sub, adc, sbb, inc, dec: one locked exchange-and-add of what the instruction makes of zero.
+    fn locked_add(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
+        let at = self.copy_address(address);
+        // SAFETY: copy_address() leaves room for the widest operand.
+        unsafe { core::ptr::write_bytes(at as *mut u8, 0, WIDEST) };
+        let mut on_zero = Registers::of(self.frame);
+        if !self.moved(&mut on_zero, at) {
+            return false;
+        }
+        // SAFETY: reading the time-stamp counter has no effect.
+        let before = unsafe { _rdtsc() };
+        // SAFETY: the program was about to do the same to the same address.
+        if !unsafe { exchange_add(alias, at, self.site.width) } {
+            return false;
+        }
+        // SAFETY: as above.
+        row.duration_ns = clock::duration_ns(before, unsafe { _rdtsc() });
+        let old = self.copied(at);
+        // On the old value: the flags, and the new value.
+        if !self.moved(registers, at) {
+            return false;
+        }
+        let new = self.copied(at);
+        self.log(row, READ, &old);
+        self.log(row, WRITE, &new);
+        true
+    }
+
+    fn locked_opaque(&mut self, alias: usize, registers: &mut Registers, row: &mut Row) -> bool {
+        if !self.moved(registers, alias) {
+            return false;
+        }
+        row.duration_ns = clock::duration_ns(registers.before, registers.after);
+        row.flags |= VALUE_UNKNOWN | REASON_LOCKED << REASON_SHIFT;
+        self.log(row, READ, &[0; WIDEST]);
+        self.log(row, WRITE, &[0; WIDEST]);
+        true
+    }
+
+    /// push, pop, call and jmp through memory. The other side is the program's stack or its instruction pointer.
+    fn stack_or_jump(&mut self, alias: usize, row: &mut Row) -> Outcome {
+        let width = self.site.width;
+        let at = self.thread.buffer.as_mut_ptr() as usize;
+        let stack = self.frame.general(RSP) as usize;
+        let next = self.site.pc + self.site.length;
+        let class = self.site.class;
+        let other = if class == Class::Pop { stack } else { stack.wrapping_sub(width) };
+        if class != Class::Jump && region::find(other).is_some() {
+            return Outcome::Step;
+        }
+        if class == Class::Pop {
+            // SAFETY: the program's own stack, which it was about to read; a fault is recovered from.
+            if !unsafe { copy(other, at, width) } || !self.plain(at, alias, row) {
+                return Outcome::Fault;
+            }
+            let value = self.copied(at);
+            self.frame.set_general(RSP, (stack + width) as u64);
+            self.frame.set_pc(next);
+            self.log(row, WRITE, &value);
+            return Outcome::Done;
+        }
+        if !self.plain(alias, at, row) {
+            return Outcome::Fault;
+        }
+        let value = self.copied(at);
+        let mut low = [0; 8];
+        low.copy_from_slice(&value[..8]);
+        let target = u64::from_le_bytes(low) as usize;
+        let pushed = if class == Class::Call { next.to_le_bytes() } else { low };
+        if class != Class::Jump {
+            // SAFETY: the program's own stack, which it was about to write; a fault is recovered from.
+            if !unsafe { copy(pushed.as_ptr() as usize, other, width) } {
+                return Outcome::Fault;
+            }
+            self.frame.set_general(RSP, other as u64);
+        }
+        self.frame.set_pc(if class == Class::Push { next } else { target });
+        self.log(row, READ, &value);
+        Outcome::Done
+    }
+
+    /// Gives the program what the instruction left in the registers.
+    fn finish(&mut self, registers: &Registers) {
+        let site = self.site;
+        for number in 0..16 {
+            if number != RSP && number != site.scratch && Some(number) != site.stack_substitute {
+                self.frame.set_general(number, registers.general[number]);
+            }
+        }
+        if let Some(substitute) = site.stack_substitute {
+            self.frame.set_general(RSP, registers.general[substitute]);
+        }
+        let status = super::frame::STATUS_FLAGS;
+        self.frame.set_flags(self.frame.flags() & !status | registers.flags & status);
+        self.frame.set_pc(site.pc + site.length);
+    }
+}
+
+fn is_high_byte(register: iced_x86::Register) -> bool {
+    use iced_x86::Register::{AH, BH, CH, DH};
+    matches!(register, AH | CH | DH | BH)
+}
+
+const _: () = {
+    // Implicit operands are rax, rcx, rdx and rbx (cmpxchg, shifts, cmpxchg16b); scratch registers never are.
+    assert!(RAX < 4 && RCX < 4 && RDX < 4 && RBX < 4);
+};

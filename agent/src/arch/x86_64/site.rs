@@ -1,0 +1,141 @@
+//! Sites: instructions that were seen touching a region, each decoded once.
+//!
+//! A table from address to site, read without a lock. A site also keeps the instruction's bytes: code that has changed since
+//! (a JIT, dlclose and dlopen) is decoded anew. Replaced sites are not freed, since another thread may be running one; their
+//! number is bounded.
+
+use alloc::boxed::Box;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+
+use super::decode;
+use crate::modules;
+
+/// What running an instruction's access takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// Load the operand, run the instruction on a copy.
+    Load,
+    /// As Load, but the instruction itself must make the access (a streaming load).
+    LoadDirect,
+    /// Run it on a copy to learn the value, then against the device.
+    Store,
+    /// Load, run on the copy, store: what the processor does without a lock.
+    Modify,
+    /// Run against the device; the old value comes back in registers.
+    Exchange,
+    ExchangeAdd,
+    CompareExchange,
+    /// A locked addition or subtraction of some kind: the same as exchange-and-add, which tells the old value.
+    LockedAdd,
+    /// Locked, and the old value does not come back.
+    LockedOpaque,
+    /// Moves no data (clflush, clwb): run against the device, nothing to log.
+    NoData,
+    Push,
+    Pop,
+    Call,
+    Jump,
+    /// movs, stos, lods, scas, cmps.
+    Strings,
+    /// Not taken apart: run in place, with the page open.
+    Step,
+}
+
+pub struct Site {
+    pub pc: usize,
+    pub bytes: [u8; 15],
+    pub length: usize,
+    pub class: Class,
+    /// Bytes of the memory operand (of one element for string instructions).
+    pub width: usize,
+    pub instruction: Instruction,
+    /// The instruction with its memory operand at the scratch register, and a return; 0: none needed.
+    pub code: usize,
+    /// The register that holds the moved operand's address while `code` runs.
+    pub scratch: usize,
+    /// rsp, where it is an operand, is replaced by this register.
+    pub stack_substitute: Option<usize>,
+    /// Needs the program's vector and x87 registers.
+    pub vector: bool,
+    /// The register whose bits beyond the operand move the address (bt and its kin).
+    pub bit_offset: Option<iced_x86::Register>,
+    /// Flags for the event's row.
+    pub flags: u32,
+}
+
+const CAPACITY: usize = 1 << 16;
+const PROBES: usize = 32;
+/// Sites that were replaced because their code had changed; beyond this many, changed code is stepped.
+const MAX_REPLACED: usize = 1 << 16;
+
+static TABLE: [AtomicPtr<Site>; CAPACITY] = [const { AtomicPtr::new(null_mut()) }; CAPACITY];
+static REPLACED: AtomicUsize = AtomicUsize::new(0);
+
+/// The site of the instruction at `pc`, which has just been executed there. None: it cannot be kept; step it.
+pub fn find(pc: usize) -> Option<&'static Site> {
+    let hash = (pc as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+    for probe in 0..PROBES {
+        let slot = &TABLE[(hash as usize + probe) % CAPACITY];
+        let old = slot.load(Ordering::Acquire);
+        // SAFETY: sites are never freed.
+        if let Some(site) = unsafe { old.as_ref() } {
+            if site.pc != pc {
+                continue;
+            }
+            if same_bytes(site) {
+                return Some(site);
+            }
+            if REPLACED.fetch_add(1, Ordering::Relaxed) >= MAX_REPLACED {
+                return None;
+            }
+        }
+        let site = Box::into_raw(Box::new(make(pc)));
+        // SAFETY: just made; whichever pointer the slot holds now is never freed.
+        return match slot.compare_exchange(old, site, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => unsafe { site.as_ref() },
+            // Another thread was faster. If it was at the same address, its site is as good as ours.
+            Err(_) => {
+                drop(unsafe { Box::from_raw(site) });
+                find(pc)
+            }
+        };
+    }
+    None
+}
+
+fn same_bytes(site: &Site) -> bool {
+    // SAFETY: the processor has just fetched these bytes.
+    let now = unsafe { core::slice::from_raw_parts(site.pc as *const u8, site.length) };
+    now == &site.bytes[..site.length]
+}
+
+#[cold]
+fn make(pc: usize) -> Site {
+    modules::note(pc);
+    let (bytes, instruction) = fetch(pc);
+    let mut site = decode::site(&instruction);
+    site.pc = pc;
+    site.bytes = bytes;
+    site
+}
+
+/// The instruction at `pc`. Its length is not known before, and the page behind it may not be readable, so its bytes are
+/// taken one page at a time.
+pub fn fetch(pc: usize) -> ([u8; 15], Instruction) {
+    let mut bytes = [0u8; 15];
+    let in_page = 4096 - pc % 4096;
+    let mut instruction = Instruction::default();
+    for length in [bytes.len().min(in_page), bytes.len()] {
+        // SAFETY: the processor has just executed the instruction: its bytes are readable. The second round, which reads on
+        // into the next page, happens only when the instruction does not end in the first.
+        unsafe { core::ptr::copy_nonoverlapping(pc as *const u8, bytes.as_mut_ptr(), length) };
+        instruction = Decoder::with_ip(64, &bytes[..length], pc as u64, DecoderOptions::NONE).decode();
+        if !instruction.is_invalid() {
+            break;
+        }
+    }
+    (bytes, instruction)
+}

@@ -1,0 +1,216 @@
+//! The recording's shared memory, as docs/trace-format.md draws it: header, rules, segment states, segments.
+
+use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use crate::layout::*;
+use crate::{rules, sys};
+
+/// Where the arena is mapped; 0: there is no recording, and the agent does nothing at all.
+static BASE: AtomicUsize = AtomicUsize::new(0);
+static LENGTH: AtomicUsize = AtomicUsize::new(0);
+
+/// The recorder shows life at least ten times a second; after this long without it we ask whether it still exists.
+const STALE_NS: i64 = 1_000_000_000;
+
+pub fn base() -> usize {
+    BASE.load(Ordering::Relaxed)
+}
+
+pub fn contains(address: usize) -> bool {
+    let base = base();
+    base != 0 && address.wrapping_sub(base) < LENGTH.load(Ordering::Relaxed)
+}
+
+/// Maps the arena file. False: there is none, or it is not one we understand; the program then runs untraced.
+pub fn attach(path: &[u8]) -> bool {
+    let fd = sys::open(path, libc::O_RDWR | libc::O_CLOEXEC);
+    if sys::is_error(fd) {
+        return false;
+    }
+    let mut head = [0u8; 16];
+    let known = sys::read(fd, &mut head) == 16
+        && head[..8] == MAGIC
+        && head[H_VERSION..H_VERSION + 4] == VERSION.to_le_bytes();
+    let length = SEGMENTS_OFFSET + MAX_SEGMENTS * SEGMENT_SIZE;
+    let mut mapped = -1;
+    if known {
+        // Room for every segment the recorder may ever add, so that growing needs no descriptor here.
+        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping disturbs nothing.
+        mapped = unsafe { sys::mmap(0, length, libc::PROT_READ | libc::PROT_WRITE, flags, fd as i32, 0) };
+    }
+    sys::close(fd);
+    if !known || sys::is_error(mapped) {
+        return false;
+    }
+    // SAFETY: our own mapping; its contents need not be in the program's core files.
+    unsafe { sys::syscall3(libc::SYS_madvise, mapped as usize, length, libc::MADV_DONTDUMP as usize) };
+    LENGTH.store(length, Ordering::Relaxed);
+    BASE.store(mapped as usize, Ordering::Release);
+    true
+}
+
+fn word(offset: usize) -> &'static AtomicU32 {
+    // SAFETY: the arena stays mapped for the life of the process, and the offsets are aligned.
+    unsafe { &*((base() + offset) as *const AtomicU32) }
+}
+
+pub fn enabled_word() -> &'static AtomicU32 {
+    word(H_ENABLED)
+}
+
+/// Are accesses to be logged now?
+pub fn is_logging() -> bool {
+    word(H_ENABLED).load(Ordering::Relaxed) != 0 && !is_closed()
+}
+
+pub fn is_closed() -> bool {
+    word(H_CLOSED).load(Ordering::Relaxed) != 0
+}
+
+pub fn wants_latency() -> bool {
+    word(H_LATENCY).load(Ordering::Relaxed) != 0
+}
+
+pub fn waits_when_full() -> bool {
+    word(H_ON_FULL).load(Ordering::Relaxed) == 0
+}
+
+pub fn next_map_id() -> i32 {
+    word(H_NEXT_MAP_ID).fetch_add(1, Ordering::Relaxed) as i32
+}
+
+pub fn next_stream_id() -> u32 {
+    word(H_NEXT_STREAM_ID).fetch_add(1, Ordering::Relaxed)
+}
+
+pub fn count_lost_unplaced(events: u64) {
+    // SAFETY: as in word().
+    unsafe { &*((base() + H_LOST_UNPLACED) as *const AtomicU64) }.fetch_add(events, Ordering::Relaxed);
+}
+
+/// Does a rule select this path?
+pub fn selects(path: &[u8]) -> bool {
+    // SAFETY: the rules' bytes do not change while a recording runs.
+    let rules = unsafe { core::slice::from_raw_parts((base() + RULES_OFFSET) as *const u8, RULES_SIZE) };
+    rules.split(|&byte| byte == 0).take_while(|rule| !rule.is_empty()).any(|rule| rules::matches(rule, path))
+}
+
+fn state(segment: usize) -> &'static AtomicU32 {
+    word(STATES_OFFSET + 4 * segment)
+}
+
+/// Takes a free segment for the calling thread, if there is one. `hint` spreads the searches.
+pub fn take_segment(hint: usize) -> Option<Segment> {
+    let count = (word(H_SEGMENT_COUNT).load(Ordering::Acquire) as usize).min(MAX_SEGMENTS);
+    for step in 0..count {
+        let index = (hint + step) % count;
+        let free = state(index).load(Ordering::Relaxed) == FREE;
+        if free && state(index).compare_exchange(FREE, OWNED, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            return Some(Segment { index });
+        }
+    }
+    None
+}
+
+/// A segment of the arena that one thread writes.
+#[derive(Clone, Copy)]
+pub struct Segment {
+    pub index: usize,
+}
+
+impl Segment {
+    pub fn address(self) -> usize {
+        base() + SEGMENTS_OFFSET + self.index * SEGMENT_SIZE
+    }
+
+    fn field<T>(self, offset: usize) -> *mut T {
+        (self.address() + offset) as *mut T
+    }
+
+    /// Writes the header. The rows of whoever had the segment before are gone with it.
+    pub fn begin(self, stream_id: u32, pid: i32, tid: i32, base_seq: u64) {
+        self.published().store(0, Ordering::Release);
+        // SAFETY: the segment is ours alone until we store FULL; readers look at rows below `published` only.
+        unsafe {
+            self.field::<u32>(S_STREAM_ID).write(stream_id);
+            self.field::<i32>(S_PID).write(pid);
+            self.field::<i32>(S_TID).write(tid);
+            self.field::<u64>(S_BASE_SEQ).write(base_seq);
+            self.field::<u64>(S_LOST_AFTER).write(0);
+        }
+    }
+
+    pub fn published(self) -> &'static AtomicU32 {
+        // SAFETY: as in word().
+        unsafe { &*self.field(S_PUBLISHED) }
+    }
+
+    pub fn lost_after(self) -> &'static AtomicU64 {
+        // SAFETY: as in word().
+        unsafe { &*self.field(S_LOST_AFTER) }
+    }
+
+    pub fn set_full(self) {
+        state(self.index).store(FULL, Ordering::Release);
+    }
+}
+
+/// Does the recorder still run? Called by threads that wait for it; asks the file system only when its heart stands still.
+pub fn recorder_alive() -> bool {
+    static LAST_BEAT: AtomicU32 = AtomicU32::new(0);
+    static LAST_SEEN_NS: AtomicI64 = AtomicI64::new(0);
+    let now = sys::monotonic_ns();
+    let beat = word(H_HEARTBEAT).load(Ordering::Relaxed);
+    if LAST_BEAT.swap(beat, Ordering::Relaxed) != beat || LAST_SEEN_NS.load(Ordering::Relaxed) == 0 {
+        LAST_SEEN_NS.store(now, Ordering::Relaxed);
+        return true;
+    }
+    if now - LAST_SEEN_NS.load(Ordering::Relaxed) < STALE_NS {
+        return true;
+    }
+    LAST_SEEN_NS.store(now, Ordering::Relaxed);
+    let pid = word(H_RECORDER_PID).load(Ordering::Relaxed);
+    // SAFETY: as in word().
+    let start = unsafe { *((base() + H_RECORDER_START) as *const u64) };
+    process_start(pid) == Some(start)
+}
+
+/// Field 22 of /proc/PID/stat; None when there is no such process or it is a zombie (proc(5)).
+fn process_start(pid: u32) -> Option<u64> {
+    let mut path = *b"/proc/0000000000/stat\0";
+    let mut rest = pid;
+    for digit in path[6..16].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    // /proc knows pids without leading zeros only.
+    let first = path[6..15].iter().take_while(|&&digit| digit == b'0').count();
+    path.copy_within(6 + first.., 6);
+    let end = path.len() - first;
+    let fd = sys::open(&path[..end], libc::O_RDONLY | libc::O_CLOEXEC);
+    if sys::is_error(fd) {
+        return None;
+    }
+    let mut text = [0u8; 512];
+    let length = sys::read(fd, &mut text);
+    sys::close(fd);
+    let text = text.get(..usize::try_from(length).ok()?)?;
+    // The command's name, in parentheses, may hold anything; fields are counted from the last ')'.
+    let after = text.iter().rposition(|&byte| byte == b')')? + 2;
+    let mut fields = text[after..].split(|&byte| byte == b' ');
+    if matches!(fields.next()?, b"Z" | b"X") {
+        return None;
+    }
+    let start = fields.nth(18)?;
+    start.iter().try_fold(0u64, |number, digit| Some(number * 10 + u64::from(digit.checked_sub(b'0')?)))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn knows_its_own_start_and_no_process_0() {
+        assert!(super::process_start(std::process::id()).is_some_and(|start| start > 0));
+        assert_eq!(super::process_start(0), None);
+    }
+}

@@ -1,0 +1,242 @@
+//! Traced mappings: the program's view (the front, armed: PROT_NONE) and the alias behind it.
+//!
+//! The table is read by trap handlers on every thread and changed by mapping calls. Readers take no lock: they copy an
+//! entry and accept it when the sequence number shows that no change was under way (a seqlock). Changes are made under
+//! [`lock`], with all signals blocked, so the writer cannot be interrupted by a trap of its own thread that would wait for it.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+
+use crate::sys;
+
+/// How the front was made, which decides what disarming means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Front {
+    /// A second mapping of the same file: disarmed by giving it the program's rights back.
+    Twin,
+    /// A reservation in the place that the real mapping was moved away from (private mappings have one copy of their
+    /// pages only; some devices can be mapped once only). It stays armed; disabled, its accesses are not logged.
+    Reservation,
+}
+
+/// Part of a mapping, or all of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Region {
+    pub start: usize,
+    pub end: usize,
+    /// Where the same byte is in the alias: address + delta (wrapping).
+    pub delta: usize,
+    pub map_id: i32,
+    /// Where `start` is in the mapping as it was made.
+    pub map_offset: u64,
+    /// The rights the program gave it.
+    pub prot: i32,
+    pub front: Front,
+}
+
+impl Region {
+    pub fn length(&self) -> usize {
+        self.end - self.start
+    }
+
+    pub fn alias(&self) -> usize {
+        self.start.wrapping_add(self.delta)
+    }
+
+    /// Are all of these bytes in it?
+    pub fn holds(&self, address: usize, width: usize) -> bool {
+        address >= self.start && address < self.end && self.end - address >= width
+    }
+
+    pub fn overlaps(&self, start: usize, end: usize) -> bool {
+        self.start < end && start < self.end
+    }
+
+    pub fn offset_of(&self, address: usize) -> u64 {
+        self.map_offset + (address - self.start) as u64
+    }
+
+    /// The part of it inside these bounds.
+    fn cut(mut self, start: usize, end: usize) -> Region {
+        let new_start = self.start.max(start);
+        self.map_offset += (new_start - self.start) as u64;
+        self.start = new_start;
+        self.end = self.end.min(end);
+        self
+    }
+}
+
+pub const CAPACITY: usize = 4096;
+
+struct Table {
+    /// Odd while a change is under way.
+    sequence: AtomicUsize,
+    count: AtomicUsize,
+    /// Sorted by address, without overlaps.
+    entries: UnsafeCell<[Region; CAPACITY]>,
+}
+
+// SAFETY: changed under the lock; read by copy, validated by the sequence number.
+unsafe impl Sync for Table {}
+
+const NOTHING: Region =
+    Region { start: 0, end: 0, delta: 0, map_id: 0, map_offset: 0, prot: 0, front: Front::Twin };
+
+static TABLE: Table = Table {
+    sequence: AtomicUsize::new(0),
+    count: AtomicUsize::new(0),
+    entries: UnsafeCell::new([NOTHING; CAPACITY]),
+};
+
+static LOCKED: AtomicBool = AtomicBool::new(false);
+
+/// The right to change the table and the mappings it tells of. All signals are blocked while it is held.
+pub struct Guard {
+    mask: u64,
+}
+
+/// Waits for the right to change. Never called by a trap that could have interrupted its holder: the holder blocks signals.
+pub fn lock() -> Guard {
+    let mask = sys::block_all_signals();
+    while LOCKED.swap(true, Ordering::Acquire) {
+        sys::sched_yield();
+    }
+    Guard { mask }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        LOCKED.store(false, Ordering::Release);
+        sys::set_signal_mask(self.mask);
+    }
+}
+
+/// One entry, copied word by word so that a concurrent change cannot make the copy undefined, only wrong; the caller
+/// validates.
+fn copy_entry(index: usize) -> Region {
+    // SAFETY: inside the array; volatile, because a writer may be at work and the sequence check decides.
+    unsafe { TABLE.entries.get().cast::<Region>().add(index).read_volatile() }
+}
+
+/// The region that holds this address.
+pub fn find(address: usize) -> Option<Region> {
+    loop {
+        let before = TABLE.sequence.load(Ordering::Acquire);
+        if before & 1 == 0 {
+            let (mut low, mut high) = (0, TABLE.count.load(Ordering::Relaxed).min(CAPACITY));
+            let mut found = None;
+            while low < high {
+                let middle = (low + high) / 2;
+                let entry = copy_entry(middle);
+                if address < entry.start {
+                    high = middle;
+                } else if address >= entry.end {
+                    low = middle + 1;
+                } else {
+                    found = Some(entry);
+                    break;
+                }
+            }
+            fence(Ordering::Acquire);
+            if TABLE.sequence.load(Ordering::Relaxed) == before {
+                return found;
+            }
+        }
+        sys::sched_yield();
+    }
+}
+
+/// Is any mapping traced at all? Lets calls that concern none go straight on.
+pub fn any() -> bool {
+    TABLE.count.load(Ordering::Relaxed) != 0
+}
+
+impl Guard {
+    fn entries(&mut self) -> &mut [Region] {
+        let count = TABLE.count.load(Ordering::Relaxed);
+        // SAFETY: we hold the lock; readers only copy.
+        unsafe { &mut (&mut *TABLE.entries.get())[..count] }
+    }
+
+    fn change(&mut self, work: impl FnOnce(&mut [Region; CAPACITY], &mut usize)) {
+        let sequence = TABLE.sequence.load(Ordering::Relaxed);
+        TABLE.sequence.store(sequence + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        let mut count = TABLE.count.load(Ordering::Relaxed);
+        // SAFETY: we hold the lock and the sequence is odd.
+        work(unsafe { &mut *TABLE.entries.get() }, &mut count);
+        TABLE.count.store(count, Ordering::Relaxed);
+        TABLE.sequence.store(sequence + 2, Ordering::Release);
+    }
+
+    /// Every region, in order of address.
+    pub fn all(&mut self) -> &[Region] {
+        self.entries()
+    }
+
+    /// The first region that overlaps these bounds, cut to them.
+    pub fn first_in(&mut self, start: usize, end: usize) -> Option<Region> {
+        self.entries().iter().find(|region| region.overlaps(start, end)).map(|region| region.cut(start, end))
+    }
+
+    /// Adds a region where none is. False: the table is full.
+    pub fn insert(&mut self, region: Region) -> bool {
+        if TABLE.count.load(Ordering::Relaxed) == CAPACITY {
+            return false;
+        }
+        self.change(|entries, count| {
+            let place = entries[..*count].partition_point(|entry| entry.start < region.start);
+            entries.copy_within(place..*count, place + 1);
+            entries[place] = region;
+            *count += 1;
+        });
+        true
+    }
+
+    /// Cuts a hole into the table. What remains of a region on either side stays. False: no room for the second half.
+    pub fn remove(&mut self, start: usize, end: usize) -> bool {
+        let Some(index) = self.entries().iter().position(|region| region.overlaps(start, end)) else { return true };
+        let old = self.entries()[index];
+        let left = (old.start < start).then(|| old.cut(0, start));
+        let right = (end < old.end).then(|| old.cut(end, usize::MAX));
+        if left.is_some() && right.is_some() && TABLE.count.load(Ordering::Relaxed) == CAPACITY {
+            return false;
+        }
+        self.change(|entries, count| match (left, right) {
+            (Some(left), Some(right)) => {
+                entries.copy_within(index + 1..*count, index + 2);
+                (entries[index], entries[index + 1]) = (left, right);
+                *count += 1;
+            }
+            (Some(part), None) | (None, Some(part)) => entries[index] = part,
+            (None, None) => {
+                entries.copy_within(index + 1..*count, index);
+                *count -= 1;
+            }
+        });
+        self.remove(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(start: usize, end: usize) -> Region {
+        Region { start, end, delta: 0x1000_0000, map_id: 1, ..NOTHING }
+    }
+
+    #[test]
+    fn holes_leave_the_sides_with_their_offsets() {
+        let mut table = lock();
+        assert!(table.insert(region(0x5000, 0x6000)));
+        assert!(table.insert(region(0x1000, 0x4000)));
+        assert!(table.remove(0x2000, 0x3000));
+        let seen: std::vec::Vec<_> = table.all().iter().map(|r| (r.start, r.end, r.map_offset)).collect();
+        assert_eq!(seen, [(0x1000, 0x2000, 0), (0x3000, 0x4000, 0x2000), (0x5000, 0x6000, 0)]);
+        assert_eq!(find(0x3abc).map(|r| r.offset_of(0x3abc)), Some(0x2abc));
+        assert!(find(0x2000).is_none() && find(0x4000).is_none());
+        assert!(table.remove(0, usize::MAX));
+        assert!(!any());
+    }
+}

@@ -1,0 +1,153 @@
+//! What the agent knows of each thread.
+//!
+//! The pointer to it lives in an initial-exec TLS word: one load from %fs, never a lazy allocation (a general-dynamic TLS
+//! access may call malloc, which a trap may have interrupted).
+
+use core::arch::{asm, global_asm};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use crate::arena::{self, Segment};
+use crate::{capture, sys};
+
+global_asm!(
+    ".pushsection .tbss, \"awT\", @nobits",
+    ".balign 16",
+    "mmiotap_thread: .zero 8",
+    "mmiotap_believed: .zero 8",
+    ".popsection",
+);
+
+/// A fault in code that the agent ran for the program: what the kernel said of it.
+#[derive(Clone, Copy, Default)]
+pub struct Fault {
+    pub signal: i32,
+    pub code: i32,
+    pub address: usize,
+}
+
+/// A single step in progress: the pages are open until its trap.
+#[derive(Clone, Copy)]
+pub struct Step {
+    pub saved_mask: u64,
+    pub pc: usize,
+    pub length: usize,
+    pub time_ns: i64,
+    pub map_id: i32,
+    pub offset: u64,
+    pub logged: bool,
+}
+
+#[repr(C, align(64))]
+pub struct Thread {
+    /// Operands run through here; aligned like the address they stand for, so twice the widest access.
+    pub buffer: [u8; 128],
+    pub pid: i32,
+    pub tid: i32,
+    pub stream_id: u32,
+    pub segment: Option<Segment>,
+    /// Rows used in the segment.
+    pub used: u32,
+    pub next_seq: u64,
+    pub fault: Fault,
+    pub step: Option<Step>,
+    next: *mut Thread,
+}
+
+static ALL: AtomicPtr<Thread> = AtomicPtr::new(null_mut());
+static SPAWNED: AtomicU32 = AtomicU32::new(0);
+
+fn slot() -> *mut *mut Thread {
+    let slot;
+    // SAFETY: reads the word's offset from the GOT and the thread pointer from %fs:0.
+    unsafe {
+        asm!("mov {0}, qword ptr [rip + mmiotap_thread@GOTTPOFF]", "add {0}, qword ptr fs:[0]", out(reg) slot,
+             options(nostack, readonly));
+    }
+    slot
+}
+
+/// The signals of ours that this thread believes it has blocked (bits as in a kernel signal set).
+pub fn believed() -> &'static mut u64 {
+    let slot: *mut u64;
+    // SAFETY: as in slot(); the word belongs to this thread alone.
+    unsafe {
+        asm!("mov {0}, qword ptr [rip + mmiotap_believed@GOTTPOFF]", "add {0}, qword ptr fs:[0]", out(reg) slot,
+             options(nostack, readonly));
+        &mut *slot
+    }
+}
+
+/// The calling thread's own record, made at its first use. None: no memory for it, the caller goes on without.
+///
+/// Asynchronous signals are blocked in every caller, so a record is never made twice.
+pub fn current() -> Option<&'static mut Thread> {
+    // SAFETY: the word is this thread's; it is null or points to a Thread that nobody else uses while this thread lives.
+    unsafe {
+        let slot = slot();
+        if (*slot).is_null() {
+            *slot = take_over_dead().or_else(create)?;
+            let thread = &mut **slot;
+            (thread.pid, thread.tid) = (sys::getpid(), sys::gettid());
+            thread.stream_id = arena::next_stream_id();
+            (thread.segment, thread.used, thread.next_seq, thread.step) = (None, 0, 0, None);
+        }
+        Some(&mut **slot)
+    }
+}
+
+fn create() -> Option<*mut Thread> {
+    let thread = sys::anonymous(size_of::<Thread>().next_multiple_of(4096))?.cast::<Thread>();
+    // SAFETY: fresh zeroed memory, page-aligned; all-zero is a valid Thread but for the Options, written here.
+    unsafe {
+        (&raw mut (*thread).segment).write(None);
+        (&raw mut (*thread).step).write(None);
+    }
+    let mut head = ALL.load(Ordering::Acquire);
+    loop {
+        // SAFETY: not shared yet.
+        unsafe { (*thread).next = head };
+        match ALL.compare_exchange(head, thread, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return Some(thread),
+            Err(now) => head = now,
+        }
+    }
+}
+
+/// The record of a thread that has ended, so that a program that starts threads for ever does not grow. Looks at a few only.
+fn take_over_dead() -> Option<*mut Thread> {
+    const LOOKS: usize = 4;
+    let start = SPAWNED.fetch_add(1, Ordering::Relaxed) as usize;
+    let pid = sys::getpid();
+    let mut thread = ALL.load(Ordering::Acquire);
+    let mut count = 0;
+    while !thread.is_null() {
+        count += 1;
+        // SAFETY: records are never freed.
+        thread = unsafe { (*thread).next };
+    }
+    let mut thread = ALL.load(Ordering::Acquire);
+    for index in 0..count {
+        // SAFETY: as above; tid is read atomically because two new threads may look at the same record.
+        let (tid, next) = unsafe { (AtomicU32::from_ptr((&raw mut (*thread).tid).cast()), (*thread).next) };
+        let seen = tid.load(Ordering::Acquire);
+        if (index + count - start % count) % count < LOOKS
+            && seen != 0
+            && !sys::thread_exists(pid, seen as i32)
+            && tid.compare_exchange(seen, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            // SAFETY: its thread is gone and the exchange made it ours.
+            capture::end_stream(unsafe { &mut *thread });
+            return Some(thread);
+        }
+        thread = next;
+    }
+    None
+}
+
+/// In a forked child: the records are the parent's threads'; this thread starts afresh, in a stream of its own.
+pub fn after_fork() {
+    ALL.store(null_mut(), Ordering::Release);
+    // SAFETY: this thread's own word. The parent's record is left alone: its segment is the parent's.
+    unsafe { *slot() = null_mut() };
+}
