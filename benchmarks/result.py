@@ -1,0 +1,14 @@
+"""What a benchmark found."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Result:
+    """One goal and how it went."""
+
+    name: str
+    goal: str  #: as a reader should see it, such as "≤ 1.5"
+    measured: float  #: median
+    unit: str  #: "" for a ratio
+    met: bool
