@@ -32,7 +32,7 @@ _MAX_EXTRA = 255 * layout.ROW_SIZE
 
 @dataclass(frozen=True)
 class SegmentHeader:
-    """Who writes, or wrote, a segment, and how far. The pair of stream and base names a tenancy: it never comes again."""
+    """Who writes, or wrote, a segment, and how far. Stream and base together name a tenancy: they never come again."""
 
     index: int
     stream_id: int
@@ -110,7 +110,8 @@ class Arena:
     ) -> Self:
         """A new arena. Its room is taken from the disk now, so that a full disk cannot harm the traced program later.
 
-        Raises DiskError if there is no room, or the file system cannot reserve it; MmiotapError if the rules are too long.
+        Raises DiskError if there is no room, or the file system cannot reserve it; MmiotapError if the rules are too
+        long.
         """
         globs = b"".join(rule.encode("utf-8", "surrogateescape") + b"\0" for rule in rules if rule)
         if len(globs) >= layout.RULES_SIZE:
@@ -235,6 +236,17 @@ class Arena:
     def _tenancy(self, offset: int) -> tuple[int, int]:
         return self._data_u32[(offset + layout.S_STREAM_ID) // 4], self._data_u64[(offset + layout.S_BASE_SEQ) // 8]
 
+    def ended(self) -> set[int]:
+        """Segments whose writer will not write to them again: full ones, and those of processes that are gone."""
+        states = self.states()
+        owned = [self.header(segment) for segment, state in enumerate(states) if state == layout.OWNED]
+        owners = {header.pid for header in owned if header.stream_id and header.pid and header.tid}
+        gone = {pid for pid in owners if not Path(f"/proc/{pid}").exists()}
+        if gone and _pids_mislead(self.path):
+            gone = set()
+        full = {segment for segment, state in enumerate(states) if state == layout.FULL}
+        return full | {header.index for header in owned if header.pid in gone}
+
     def owners(self) -> set[tuple[int, int]]:
         """Process and thread of each segment that is not free."""
         taken = [self.header(segment) for segment, state in enumerate(self.states()) if state != layout.FREE]
@@ -259,27 +271,17 @@ class Arena:
                 raise
             return segment
 
-    def recycle(self, sealed: dict[int, int]) -> None:
-        """Give back what is wholly in parts: full segments, and those of processes that are gone.
+    def recycle(self, ended: set[int], sealed: dict[int, int]) -> None:
+        """Give back those of the segments that :meth:`ended` found which are wholly in parts.
 
         Of a process that lives only its own threads may say that a segment is full: the agent does that, too, for
         threads of its process that have ended, and giving one back twice would give it to two.
         """
-        owned: list[int] = []
-        for segment, state in enumerate(self.states()):
-            if state == layout.FULL:
-                self._give_back(segment, sealed)
-            elif state == layout.OWNED:
-                owned.append(segment)
-        headers = [header for header in map(self.header, owned) if header.pid and header.tid]
-        gone = {pid for pid in {header.pid for header in headers} if not os.path.exists(f"/proc/{pid}")}
-        if gone and not _pids_mislead(self.path):
-            for header in headers:
-                if header.pid in gone:
-                    self._give_back(header.index, sealed)
+        for segment in ended:
+            self._give_back(segment, sealed)
 
     def _give_back(self, segment: int, sealed: dict[int, int]) -> None:
-        header = self.header(segment)  # as its writer left it: that is over
+        header = self.header(segment)  # as its writer left it
         told = sealed.get(header.stream_id, 0)
         if told < header.end_seq or (header.lost_after and told == header.end_seq):
             return
@@ -298,22 +300,23 @@ class Arena:
     # Rows
 
     def snapshot(self, *, copy: bool = True) -> list[Chunk]:
-        """All published rows there are, a chunk a segment; see :func:`mmiotap.trace.rows.unsealed` for what to make of it.
+        """All published rows there are, a chunk a segment; :func:`mmiotap.trace.rows.unsealed` makes streams of them.
 
         ``copy=False`` is for the one who gives segments back: rows do not change until then.
         """
         import numpy as np
 
-        from mmiotap.trace.rows import ROW
-
-        self._map_segments()
+        with self._lock:
+            self._map_segments()
+        words_a_row = layout.ROW_SIZE // 8
         chunks = []
         for segment in range(len(self._data) // layout.SEGMENT_SIZE):
             header = self.header(segment)
             if header.stream_id == 0:
                 continue
             offset = segment * layout.SEGMENT_SIZE + layout.ROW_SIZE
-            rows = np.frombuffer(self._data, ROW, header.published, offset)
+            words = np.frombuffer(self._data, np.uint64, words_a_row * header.published, offset)
+            rows = words.reshape(-1, words_a_row)
             if copy:
                 rows = rows.copy()
                 if self._tenancy(segment * layout.SEGMENT_SIZE) != (header.stream_id, header.base_seq):

@@ -1,10 +1,10 @@
-"""Rows of the arena, made into a table of events and what belongs beside it."""
+"""Rows of the arena, made into a table of events and what belongs beside it. No Python loop over accesses."""
 
 import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,8 @@ from mmiotap.trace.model import Mapping, Module, Process
 from mmiotap.trace.schema import EVENTS, KINDS
 from mmiotap.trace.sysfs import locate
 
-#: A row as it lies in the arena.
-ROW = np.dtype(
+#: The fields of a row.
+FIELDS = np.dtype(
     {
         "names": [
             "time_ns", "value", "offset", "pc", "flags", "map_id", "duration_ns", "width", "cpu", "kind",
@@ -32,18 +32,21 @@ ROW = np.dtype(
     }
 )  # fmt: skip
 
-Rows = npt.NDArray[np.void]
+#: Rows and continuation rows as they lie in the arena, 8 words each. (numpy copies records field by field, which is
+#: slow and forgets the bytes that no field names.)
+Rows = npt.NDArray[np.uint64]
+
+#: Rows of a part, at most; whole segments.
+PART_SEGMENTS = 512
 
 #: What the ``kind`` column says, by the code that it stores; and the code of each kind of row.
 _WORDS = pa.array(list(KINDS.values()))
-_NO_KIND = -2
-_BESIDE = -1  #: no event, but goes to a file beside them
-_CODE_OF_KIND = np.full(256, _NO_KIND, np.int8)
+_NO_EVENT = -1
+_CODE_OF_KIND = np.full(256, _NO_EVENT, np.int8)
 _CODE_OF_KIND[list(KINDS)] = np.arange(len(KINDS))
-_CODE_OF_KIND[[layout.MODULE, layout.OTHER, layout.PROCESS]] = _BESIDE
 
-#: Rows that mean something even without bytes behind them.
-_LOOKED_AT = [layout.MAP, layout.UNMAP]
+_HAVE_DATA = [layout.READ, layout.WRITE, layout.UNKNOWN]
+_ABOUT_THE_PROCESS = [layout.MAP, layout.UNMAP, layout.MODULE, layout.PROCESS, layout.OTHER]
 
 #: Columns that are in the row as they are.
 _PLAIN = ("time_ns", "width", "map_id", "offset", "value", "pc", "cpu", "flags")
@@ -53,8 +56,6 @@ _MAP_EXTRA = struct.Struct("<QQII")
 _MODULE_EXTRA = struct.Struct("<QQI")
 #: PROT_ bits of mmap(2), the same on every machine.
 _PROT = ((1, "r"), (2, "w"), (4, "x"))
-
-_T = TypeVar("_T", str, bytes)
 
 
 @dataclass
@@ -66,6 +67,11 @@ class Found:
     modules: list[Module] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
     not_selected: list[str] = field(default_factory=list)
+
+
+def fields(rows: Rows) -> npt.NDArray[np.void]:
+    """The same rows as records; no copy."""
+    return rows.view(FIELDS)[:, 0]
 
 
 def unsealed(chunks: Iterable[Chunk], sealed: dict[int, int]) -> list[Chunk]:
@@ -85,53 +91,100 @@ def unsealed(chunks: Iterable[Chunk], sealed: dict[int, int]) -> list[Chunk]:
     return whole
 
 
-def sealed_by(chunks: Iterable[Chunk], sealed: dict[int, int]) -> dict[int, int]:
-    """How far the streams are in parts when these chunks are, too."""
-    return {chunk.header.stream_id: chunk.end_seq for chunk in sorted(chunks, key=lambda chunk: chunk.end_seq)}
-
-
-def losses(chunks: Sequence[Chunk], lost_unplaced: int, sealed: dict[int, int], start_ns: int) -> list[Chunk]:
+def losses(chunks: Sequence[Chunk], lost_unplaced: int, sealed: dict[int, int], end_ns: int) -> list[Chunk]:
     """A ``lost`` row for each loss that no row tells of: at the end of a stream, and those without a place.
 
-    The row has the sequence number behind the stream's last one, which the thread itself would have given it. For losses
-    without a place that is in stream 0 the number of events. So a loss that has been sealed is not told again. The time
-    is that of the last row before, or ``start_ns`` if there is none.
+    The row has the sequence number behind the stream's last one, which the thread itself would have given it. For
+    losses without a place that is, in stream 0, the number of events. So a loss that is in a part is not told again.
+    Its time is that of the last row before it; without a place ``end_ns``.
     """
     went_on = {(chunk.header.stream_id, chunk.first_seq) for chunk in chunks if len(chunk.rows)}
     found = []
-    latest_ns = start_ns
     for chunk in chunks:
         header = chunk.header
-        times = chunk.rows["time_ns"][row_starts(chunk.rows)]
-        last_ns = int(times[-1]) if len(times) else start_ns
-        latest_ns = max(latest_ns, last_ns)
         told = sealed.get(header.stream_id, 0) > header.end_seq or (header.stream_id, header.end_seq) in went_on
         if header.lost_after and not told:
-            found.append(Chunk(header, header.end_seq, _lost_row(last_ns, header.lost_after)))
+            time_ns = _last_ns(chunk) if len(chunk.rows) else end_ns
+            found.append(Chunk(header, header.end_seq, _lost_row(time_ns, header.lost_after)))
     told_of = sealed.get(0, 0)
     if lost_unplaced > told_of:
-        row = _lost_row(latest_ns, lost_unplaced - told_of)
-        found.append(Chunk(SegmentHeader(-1, 0, 0, 0, 0, 0, 0), lost_unplaced - 1, row))
+        nobody = SegmentHeader(-1, 0, 0, 0, 0, 0, 0)
+        found.append(Chunk(nobody, lost_unplaced - 1, _lost_row(end_ns, lost_unplaced - told_of)))
     return found
 
 
 def _lost_row(time_ns: int, events: int) -> Rows:
-    row = np.zeros(1, ROW)
+    rows = np.zeros((1, layout.ROW_SIZE // 8), np.uint64)
+    row = fields(rows)
     row["time_ns"], row["value"], row["kind"] = time_ns, events, layout.LOST
     row["duration_ns"], row["cpu"] = layout.NO_DURATION, -1
-    return row
+    return rows
 
 
-def row_starts(rows: Rows) -> npt.NDArray[np.bool_]:
-    """Which of these are rows; the others are continuation rows, which may hold anything."""
-    starts = np.ones(len(rows), np.bool_)
-    behind = 0
-    extra_rows = rows["extra_rows"]
-    for index in np.flatnonzero(extra_rows).tolist():
-        if index >= behind:
-            behind = index + 1 + int(extra_rows[index])
-            starts[index + 1 : behind] = False
-    return starts
+def latest_ns(chunks: Iterable[Chunk]) -> int:
+    """The time of the latest row that is the last of its chunk; 0 if there is none."""
+    return max((_last_ns(chunk) for chunk in chunks if len(chunk.rows)), default=0)
+
+
+def _last_ns(chunk: Chunk) -> int:
+    return int(fields(chunk.rows)["time_ns"][row_starts(chunk.rows, [len(chunk.rows)])][-1])
+
+
+def count(chunks: Sequence[Chunk]) -> tuple[int, int]:
+    """How many events these rows hold, and how many more they say are lost."""
+    events = lost = 0
+    for first in range(0, len(chunks), PART_SEGMENTS):
+        blocks, starts, _ = _joined(chunks[first : first + PART_SEGMENTS])
+        rows = fields(blocks)
+        events += int(np.count_nonzero(starts & (_CODE_OF_KIND[rows["kind"]] != _NO_EVENT)))
+        lost += int(rows["value"][starts & (rows["kind"] == layout.LOST)].sum())
+    return events, lost
+
+
+def in_parts(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+    """The chunks for one part after the other, so that parts follow each other in time, and so do a stream's rows."""
+    begin: dict[int, int] = {}
+    keys = []
+    for chunk in sorted(chunks, key=lambda chunk: (chunk.header.stream_id, chunk.first_seq)):
+        stream = chunk.header.stream_id
+        begin[stream] = max(begin.get(stream, 0), int(fields(chunk.rows)["time_ns"][0]))
+        keys.append((begin[stream], stream, chunk.first_seq, chunk))
+    keys.sort(key=lambda key: key[:3])
+    for first in range(0, len(keys), PART_SEGMENTS):
+        yield [key[3] for key in keys[first : first + PART_SEGMENTS]]
+
+
+def sealed_by(chunks: Iterable[Chunk]) -> dict[int, int]:
+    """How far the streams are in parts when these chunks are, too."""
+    return {chunk.header.stream_id: chunk.end_seq for chunk in sorted(chunks, key=lambda chunk: chunk.end_seq)}
+
+
+def row_starts(blocks: Rows, lengths: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Which of these are rows; the others are continuation rows, which may hold anything.
+
+    ``lengths`` are those of the chunks that the blocks consist of. A row is known as one only from the row before it,
+    so this walks through all chunks at once, from each row that has more behind it to the next one.
+    """
+    extra_rows = fields(blocks)["extra_rows"]
+    candidates = np.flatnonzero(extra_rows)
+    starts = np.ones(len(blocks), np.bool_)
+    if not len(candidates):
+        return starts
+    behind = candidates + 1 + extra_rows[candidates]
+    following = np.searchsorted(candidates, behind)
+    ends = np.cumsum(lengths)
+    at = np.searchsorted(candidates, ends - lengths)
+    stop = np.searchsorted(candidates, ends)
+    is_row = np.zeros(len(candidates), np.bool_)
+    while len(at):
+        inside = at < stop
+        at, stop = at[inside], stop[inside]
+        is_row[at] = True
+        at = following[at]
+    step = np.zeros(len(blocks) + 1, np.int8)
+    step[candidates[is_row] + 1] += 1
+    step[np.minimum(behind[is_row], len(blocks))] -= 1
+    return np.logical_not(np.cumsum(step[:-1], dtype=np.int8))
 
 
 def convert(chunks: Sequence[Chunk], mappings: dict[int, Mapping]) -> Found:
@@ -139,65 +192,115 @@ def convert(chunks: Sequence[Chunk], mappings: dict[int, Mapping]) -> Found:
 
     ``mappings`` are those found before, by id; new ones are added.
     """
-    lengths = [len(chunk.rows) for chunk in chunks]
-    blocks = np.concatenate([np.empty(0, ROW), *(chunk.rows for chunk in chunks)])
+    blocks, starts, lengths = _joined(chunks)
     pids = np.repeat(np.array([chunk.header.pid for chunk in chunks], np.int32), lengths)
     tids = np.repeat(np.array([chunk.header.tid for chunk in chunks], np.int32), lengths)
-    kinds = np.where(row_starts(blocks), _CODE_OF_KIND[blocks["kind"]], _NO_KIND)
     found = Found(EVENTS.empty_table())
-    texts, data = _read_extras(blocks, pids, kinds, mappings, found)
-    order = np.flatnonzero(kinds >= 0)
-    times = blocks["time_ns"][order]
+    rows = fields(blocks)
+    has_more = starts & (rows["extra_len"] != 0)
+    kinds = rows["kind"]
+    with_data = np.flatnonzero(has_more & np.isin(kinds, _HAVE_DATA))
+    marks = np.flatnonzero(starts & (kinds == layout.MARK))
+    others = np.flatnonzero(starts & np.isin(kinds, _ABOUT_THE_PROCESS))
+    texts = _read_others(blocks, others, pids, mappings, found)
+
+    order = np.flatnonzero(starts & (_CODE_OF_KIND[kinds] != _NO_EVENT))
+    times = rows["time_ns"][order]
     if np.any(times[1:] < times[:-1]):
         order = order[np.argsort(times, kind="stable")]
-    duration = blocks["duration_ns"][order]
-    columns = {name: blocks[name][order] for name in _PLAIN} | {
+    sorted_rows = fields(blocks[order])
+    duration = np.ascontiguousarray(sorted_rows["duration_ns"])
+    columns = {name: np.ascontiguousarray(sorted_rows[name]) for name in _PLAIN} | {
         "duration_ns": pa.array(duration, mask=duration == layout.NO_DURATION),
-        "kind": pa.DictionaryArray.from_arrays(kinds[order], _WORDS),
-        "data": _sparse(data, order, pa.binary()),
+        "kind": pa.DictionaryArray.from_arrays(_CODE_OF_KIND[sorted_rows["kind"]], _WORDS),
+        "data": _placed(_extras(blocks, with_data), with_data, order),
         "pid": pids[order],
         "tid": tids[order],
-        "text": _sparse(texts, order, pa.string()),
+        "text": _placed(
+            pa.concat_arrays([_as_text(_extras(blocks, marks)), pa.array(list(texts.values()), pa.string())]),
+            np.concatenate([marks, np.array(list(texts), np.intp)]),
+            order,
+        ),
     }
     found.events = pa.table([pa.array(columns[name]) for name in EVENTS.names], schema=EVENTS)
     return found
 
 
-def _read_extras(
-    blocks: Rows, pids: npt.NDArray[np.int32], kinds: npt.NDArray[np.int8], mappings: dict[int, Mapping], found: Found
-) -> tuple[dict[int, str], dict[int, bytes]]:
-    """Texts and data of events by the index of their block; the rest goes to ``found``."""
+def _joined(chunks: Sequence[Chunk]) -> tuple[Rows, npt.NDArray[np.bool_], list[int]]:
+    """All blocks in a row, which of them are rows, and how many each chunk has."""
+    lengths = [len(chunk.rows) for chunk in chunks]
+    blocks = np.concatenate([np.empty((0, layout.ROW_SIZE // 8), np.uint64), *(chunk.rows for chunk in chunks)])
+    return blocks, row_starts(blocks, lengths), lengths
+
+
+def _extras(blocks: Rows, at: npt.NDArray[np.intp]) -> "pa.Array[Any]":
+    """The bytes in the continuation rows of each of these rows."""
+    heads = fields(blocks[at])
+    counts = heads["extra_rows"].astype(np.intp)
+    first = np.cumsum(counts) - counts
+    owner = np.repeat(np.arange(len(at)), counts)
+    nth = np.arange(len(owner)) - first[owner]
+    behind = np.minimum(at[owner] + 1 + nth, len(blocks) - 1)
+    used = np.clip(heads["extra_len"][owner].astype(np.intp) - nth * layout.ROW_SIZE, 0, layout.ROW_SIZE)
+    raw = blocks[behind].view(np.uint8)
+    data = raw[np.arange(layout.ROW_SIZE) < used[:, np.newaxis]]
+    offsets: npt.NDArray[Any] = np.zeros(len(at) + 1, np.int32)
+    np.cumsum(np.minimum(heads["extra_len"], counts * layout.ROW_SIZE), out=offsets[1:])
+    return pa.Array.from_buffers(
+        pa.binary(), len(at), [None, pa.py_buffer(memoryview(offsets)), pa.py_buffer(memoryview(data))]
+    )
+
+
+def _as_text(texts: "pa.Array[Any]") -> "pa.Array[Any]":
+    """UTF-8 as the agent wrote it; what is none becomes U+FFFD."""
+    try:
+        return texts.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([(text or b"").decode("utf-8", "replace") for text in texts.to_pylist()], pa.string())
+
+
+def _placed(values: "pa.Array[Any]", at: npt.NDArray[np.intp], order: npt.NDArray[np.intp]) -> "pa.Array[Any]":
+    """A column for the blocks in ``order``: of those in ``at`` the value, of all others null."""
+    if not len(at):
+        return pa.nulls(len(order), values.type)
+    by_block = np.argsort(at)
+    place = np.minimum(np.searchsorted(at, order, sorter=by_block), len(at) - 1)
+    index = by_block[place]
+    indices: pa.Array[Any] = pa.array(index, pa.int64(), mask=at[index] != order)
+    return values.take(indices)
+
+
+def _read_others(
+    blocks: Rows,
+    at: npt.NDArray[np.intp],
+    pids: npt.NDArray[np.int32],
+    mappings: dict[int, Mapping],
+    found: Found,
+) -> dict[int, str]:
+    """Rows that tell of the process: the texts of those that are events, by block; the rest goes to ``found``."""
     texts: dict[int, str] = {}
-    data: dict[int, bytes] = {}
-    unmapped: list[int] = []
-    kind_of = blocks["kind"]
-    has_more = (blocks["extra_len"] != 0) | np.isin(kind_of, _LOOKED_AT)
-    for index in np.flatnonzero((kinds != _NO_KIND) & has_more).tolist():
-        row, kind = blocks[index], int(kind_of[index])
-        end = index + 1 + int(row["extra_rows"])
-        extra = blocks[index + 1 : end].tobytes()[: int(row["extra_len"])]
-        if kind in (layout.READ, layout.WRITE, layout.UNKNOWN):
-            data[index] = extra
-        elif kind == layout.MARK:
-            texts[index] = extra.decode("utf-8", "replace")
-        elif kind == layout.MAP:
-            mapping = _mapping(row, int(pids[index]), extra)
-            mappings[mapping.map_id] = mapping
-            found.mappings.append(mapping)
-            texts[index] = json.dumps(mapping.to_json())
-        elif kind == layout.UNMAP:
-            unmapped.append(index)
-        elif kind == layout.MODULE:
-            found.modules.append(_module(row, int(pids[index]), extra))
-        elif kind == layout.PROCESS:
-            found.processes.append(Process(int(pids[index]), int(row["value"]), _path(extra)))
-        elif kind == layout.OTHER:
-            found.not_selected.append(_path(extra))
-    for index in unmapped:  # its map row may be in the stream of another thread
-        mapping_of = mappings.get(int(blocks["map_id"][index]))
-        if mapping_of is not None:
-            texts[index] = json.dumps(mapping_of.to_json())
-    return texts, data
+    unmapped: list[tuple[int, int]] = []
+    extras: list[bytes] = [extra or b"" for extra in _extras(blocks, at).to_pylist()]
+    for index, extra in zip(at.tolist(), extras, strict=True):
+        row, pid = fields(blocks[index : index + 1])[0], int(pids[index])
+        match int(row["kind"]):
+            case layout.MAP:
+                mapping = _mapping(row, pid, extra)
+                mappings[mapping.map_id] = mapping
+                found.mappings.append(mapping)
+                texts[index] = json.dumps(mapping.to_json())
+            case layout.UNMAP:
+                unmapped.append((index, int(row["map_id"])))
+            case layout.MODULE:
+                found.modules.append(_module(row, pid, extra))
+            case layout.PROCESS:
+                found.processes.append(Process(pid, int(row["value"]), _path(extra)))
+            case layout.OTHER:
+                found.not_selected.append(_path(extra))
+    for index, map_id in unmapped:  # its map row may be in the stream of another thread
+        if map_id in mappings:
+            texts[index] = json.dumps(mappings[map_id].to_json())
+    return texts
 
 
 def _mapping(row: np.void, pid: int, extra: bytes) -> Mapping:
@@ -227,13 +330,3 @@ def _module(row: np.void, pid: int, extra: bytes) -> Module:
 
 def _path(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
-
-
-def _sparse(values: dict[int, _T], order: npt.NDArray[np.intp], kind: pa.DataType) -> pa.Array[Any]:
-    """A column of the rows in ``order`` with a value for the blocks that have one, and null for the others."""
-    if not values:
-        return pa.nulls(len(order), kind)
-    at = np.array(sorted(values))
-    place = np.searchsorted(at, order)
-    missing = at[np.minimum(place, len(at) - 1)] != order
-    return pa.array([values[index] for index in at.tolist()], kind).take(pa.array(place, pa.int32(), mask=missing))

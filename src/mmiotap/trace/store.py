@@ -8,12 +8,15 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from mmiotap.trace.errors import DiskError, MmiotapError
+from mmiotap.trace.model import Mapping, Module, Process
 
 #: Version of the format, in trace.json.
 FORMAT = 1
+
+_R = TypeVar("_R", Mapping, Module, Process)
 
 
 @dataclass(frozen=True)
@@ -172,10 +175,39 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise MmiotapError(f"{path} is damaged: {error}") from error
 
 
+def read_mappings(folder: Path) -> list[Mapping]:
+    return _read(TraceDir(folder).mappings_file, Mapping)
+
+
+def read_modules(folder: Path) -> list[Module]:
+    return _read(TraceDir(folder).modules_file, Module)
+
+
+def read_processes(folder: Path) -> list[Process]:
+    return _read(TraceDir(folder).processes_file, Process)
+
+
+def _read(path: Path, kind: type[_R]) -> list[_R]:
+    try:
+        return [kind.from_json(record) for record in read_lines(path)]
+    except TypeError as error:
+        raise MmiotapError(f"{path} is damaged: {error}") from error
+
+
 def recorder_alive(info: dict[str, Any]) -> bool:
     """Whether the process that writes the trace still runs; trace.json names it by pid and start time."""
     pid = info.get("recorder_pid")
     return isinstance(pid, int) and process_start(pid) == info.get("recorder_start")
+
+
+def current(path: Path) -> tuple[dict[str, Any], str]:
+    """trace.json, and the state the trace is in: that of trace.json, or "incomplete" if its recorder is gone."""
+    info = read_info(path)
+    if info["state"] == "recording" and not recorder_alive(info):
+        info = read_info(path)  # it may have finished between our two looks
+        if info["state"] == "recording":
+            return info, "incomplete"
+    return info, info["state"]
 
 
 def process_start(pid: int) -> int | None:

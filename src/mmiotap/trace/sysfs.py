@@ -29,7 +29,7 @@ def locate(path: str, file_offset: int, root: Path = Path("/")) -> Place:
         if match := _RESOURCE_FILE.fullmatch(name):
             return _in_bar(file.parent, int(match[1]), file_offset)
         if path == "/dev/mem":
-            return _at(file_offset, [device for device in (root / "sys/bus/pci/devices").glob("*")])
+            return _at(file_offset, list((root / "sys/bus/pci/devices").glob("*")))
         if path.startswith("/dev/uio"):
             return _in_uio(root / "sys/class/uio" / name, file_offset // resource.getpagesize())
         if path.startswith("/dev/"):

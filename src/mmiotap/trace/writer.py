@@ -49,11 +49,12 @@ class TraceWriter:
         self.sealed: dict[int, int] = {}  #: as the footers say, see SEALED_KEY
         self.events = 0
         self.lost = 0
+        self.end_ns = 0  #: time of the last event
         self._next_part = 0
         for part in self.dir.parts():
             footer = read_footer(part)
             self._next_part = store.part_number(part) + 1
-            self._note(footer.num_rows, lost_in(footer), sealed_in(footer))
+            self._note(footer.num_rows, lost_in(footer), sealed_in(footer), time_range(footer)[1])
 
     @classmethod
     def create(cls, path: Path, info: dict[str, Any], *, force: bool = False) -> Self:
@@ -80,7 +81,7 @@ class TraceWriter:
             parquet.write_table(table, row_group_size=max(table.num_rows, 1))
             parquet.add_key_value_metadata({SEALED_KEY: json.dumps(sealed or {}), LOST_KEY: str(lost)})
         self._next_part += 1
-        self._note(table.num_rows, lost, sealed or {})
+        self._note(table.num_rows, lost, sealed or {}, int(times.max(initial=0)))
 
     def add_mappings(self, mappings: Iterable[Mapping]) -> None:
         self._add(self.dir.mappings_file, mappings)
@@ -107,9 +108,10 @@ class TraceWriter:
         if lines:
             store.append_lines(path, lines)
 
-    def _note(self, events: int, lost: int, sealed: dict[int, int]) -> None:
+    def _note(self, events: int, lost: int, sealed: dict[int, int], end_ns: int) -> None:
         self.events += events
         self.lost += lost
+        self.end_ns = max(self.end_ns, end_ns)
         for stream, upto in sealed.items():
             self.sealed[stream] = max(upto, self.sealed.get(stream, 0))
 
@@ -133,10 +135,22 @@ def lost_in(footer: pq.FileMetaData) -> int:
     return int((footer.metadata or {}).get(LOST_KEY.encode(), b"0"))
 
 
+def time_range(footer: pq.FileMetaData) -> tuple[int, int]:
+    """Times of the first and the last event of a part; of one without events there is none: 0, 0."""
+    column = footer.schema.names.index("time_ns")
+    groups = [footer.row_group(index).column(column).statistics for index in range(footer.num_row_groups)]
+    ends = [
+        int(end) for group in groups if group and group.has_min_max for end in (group.min, group.max) if end is not None
+    ]
+    return min(ends, default=0), max(ends, default=0)
+
+
 def count_lost(table: pa.Table) -> int:
     """How many events the ``lost`` rows of a table count."""
-    is_lost = pc.equal(table["kind"].cast(pa.string()), pa.scalar("lost"))
-    return int(pc.sum(table["value"].filter(is_lost)).as_py() or 0)
+    kinds = pc.unique(table["kind"])
+    if "lost" not in kinds.to_pylist():
+        return 0
+    return int(pc.sum(table.filter(pc.field("kind") == "lost")["value"]).as_py() or 0)
 
 
 def utc_now() -> str:

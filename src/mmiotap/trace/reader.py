@@ -1,0 +1,165 @@
+"""Reading a trace: finished, running, left by a crash, recovered or imported, all the same way."""
+
+import errno
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs as fs
+
+from mmiotap.trace import rows, store
+from mmiotap.trace.arena import Arena, Chunk
+from mmiotap.trace.errors import DiskError, MmiotapError
+from mmiotap.trace.merge import Source, merge
+from mmiotap.trace.model import Mapping, Module, Process
+from mmiotap.trace.schema import EVENTS
+from mmiotap.trace.writer import lost_in, read_footer, sealed_in, time_range
+
+#: Rows that are in memory at once, of each part that is being merged.
+BATCH_ROWS = 1 << 16
+
+_PARQUET = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=["kind"]))
+
+
+def open_trace(path: str | os.PathLike[str]) -> "Trace":
+    """The trace in this folder, as it is now; open it again to see more of one that is being recorded.
+
+    Raises MmiotapError if it is none, or damaged.
+    """
+    return Trace(Path(path))
+
+
+class Trace:
+    """A trace: its events, and what belongs beside them. Made by :func:`open_trace`.
+
+    Every method raises MmiotapError for a damaged file, naming it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        info, self._state = store.current(path)
+        # First the arena, then the parts: what is sealed between the two is in both, and the footers tell.
+        waiting: list[Chunk] = []
+        lost_unplaced = 0
+        if self._state in ("recording", "incomplete"):
+            waiting, lost_unplaced = _copy_arena(store.TraceDir(path))
+        self._parts = [_Part.read(part) for part in store.TraceDir(path).parts()]
+        sealed: dict[int, int] = {}
+        for part in self._parts:
+            for stream, upto in part.sealed.items():
+                sealed[stream] = max(upto, sealed.get(stream, 0))
+        published = rows.unsealed(waiting, sealed)
+        end_ns = max([rows.latest_ns(published), *(part.last_ns for part in self._parts)])
+        published += rows.losses(waiting, lost_unplaced, sealed, end_ns)
+        self._mappings = {mapping.map_id: mapping for mapping in store.read_mappings(path)}
+        self._live = rows.convert(published, self._mappings)
+        paths = dict.fromkeys([*info.get("not_selected", []), *self._live.not_selected])
+        self._info = info | {"not_selected": list(paths)}
+        self._lost = rows.count(published)[1] + sum(part.lost for part in self._parts)
+
+    @property
+    def info(self) -> dict[str, object]:
+        """trace.json (docs/trace-format.md)."""
+        return self._info
+
+    @property
+    def state(self) -> str:
+        """finished, recording, incomplete (its recorder died), recovered or imported."""
+        return self._state
+
+    @property
+    def count(self) -> int:
+        """Number of events."""
+        return self._live.events.num_rows + sum(part.events for part in self._parts)
+
+    @property
+    def lost(self) -> int:
+        """Number of events that happened and are not in the trace."""
+        told = self._info.get("lost") if self._state in ("finished", "recovered") else None
+        return told if isinstance(told, int) else self._lost
+
+    @property
+    def mappings(self) -> list[Mapping]:
+        return list(self._mappings.values())
+
+    @functools.cached_property
+    def modules(self) -> list[Module]:
+        return list(dict.fromkeys([*store.read_modules(self.path), *self._live.modules]))
+
+    @functools.cached_property
+    def processes(self) -> list[Process]:
+        return list(dict.fromkeys([*store.read_processes(self.path), *self._live.processes]))
+
+    def events(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
+        """All events in time order, with the columns of docs/architecture.md or some of them.
+
+        ``where`` selects rows, for example ``pc.field("kind") == "write"``; it may use any column.
+        """
+        empty = EVENTS.empty_table().select(EVENTS.names if columns is None else list(columns))
+        return pa.concat_tables([empty, *self.batches(columns, where)])
+
+    def batches(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> Iterator[pa.Table]:
+        """The same rows as :meth:`events`, a table of some at a time: for traces that are larger than the memory."""
+        names = EVENTS.names if columns is None else list(columns)
+        for name in names:
+            if name not in EVENTS.names:
+                raise MmiotapError(f"events have no column {name!r}; there are {', '.join(EVENTS.names)}")
+        read = [name for name in EVENTS.names if name in names or name == "time_ns"]
+        sources = [Source(part.first_ns, part.tables(read, where)) for part in self._parts if part.events]
+        if self._live.events.num_rows:
+            sources.append(Source(int(self._live.events["time_ns"][0].as_py()), self._live_tables(read, where)))
+        return (table.select(names) for table in merge(sources))
+
+    def _live_tables(self, columns: list[str], where: pc.Expression | None) -> Iterator[pa.Table]:
+        events = self._live.events if where is None else self._live.events.filter(where)
+        for first in range(0, events.num_rows, BATCH_ROWS):
+            yield events.select(columns).slice(first, BATCH_ROWS)
+
+
+@dataclass(frozen=True)
+class _Part:
+    path: Path
+    events: int
+    lost: int
+    sealed: dict[int, int]
+    first_ns: int
+    last_ns: int
+
+    @classmethod
+    def read(cls, path: Path) -> "_Part":
+        footer = read_footer(path)
+        missing = [name for name in EVENTS.names if name not in footer.schema.names]
+        if missing:
+            raise MmiotapError(f"{path} is no part of a trace: it has no column {missing[0]}; move it elsewhere")
+        return cls(path, footer.num_rows, lost_in(footer), sealed_in(footer), *time_range(footer))
+
+    def tables(self, columns: list[str], where: pc.Expression | None) -> Iterator[pa.Table]:
+        schema = pa.schema([EVENTS.field(name) for name in columns])
+        try:
+            fragment = _PARQUET.make_fragment(str(self.path), fs.LocalFileSystem())
+            batches = fragment.to_batches(
+                columns=columns, filter=where, batch_size=BATCH_ROWS, batch_readahead=1, use_threads=True
+            )
+            for batch in batches:
+                if batch.num_rows:
+                    yield pa.Table.from_batches([batch]).cast(schema)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise MmiotapError(
+                f"{self.path} is damaged: {error}; without this file the rest of the trace can be read"
+            ) from error
+
+
+def _copy_arena(folder: store.TraceDir) -> tuple[list[Chunk], int]:
+    """The rows in the arena, and how many events are lost without a place. An arena that is gone has none."""
+    try:
+        arena = Arena.open(folder.arena)
+    except DiskError as error:
+        if error.errno == errno.ENOENT:
+            return [], 0
+        raise MmiotapError(f"{folder.arena}: {error.strerror}") from error
+    return arena.snapshot(), arena.lost_unplaced
