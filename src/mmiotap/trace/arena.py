@@ -396,19 +396,24 @@ class ArenaWriter:
     ) -> bool:
         """Write a row of any kind, and publish it. False: there is no room for it."""
         extra_rows = -(-len(extra) // layout.ROW_SIZE)
-        if self.segment is None or self.used + 1 + extra_rows > layout.ROWS_PER_SEGMENT:
+        time_ns = time.monotonic_ns() if time_ns is None else time_ns
+        row = _ROW.pack(
+            time_ns, value, offset, pc, flags, map_id, duration_ns, width, cpu, kind, extra_rows, len(extra)
+        )
+        return self.write_rows(row + extra.ljust(extra_rows * layout.ROW_SIZE, b"\0"))
+
+    def write_rows(self, data: bytes) -> bool:
+        """Write and publish rows as they are, with what continues them; at most a segment of them."""
+        rows = len(data) // layout.ROW_SIZE
+        if self.segment is None or self.used + rows > layout.ROWS_PER_SEGMENT:
             segment = self.take_segment()
             if segment is None:
                 return False
             self.move_to(segment)
         assert self.segment is not None
-        time_ns = time.monotonic_ns() if time_ns is None else time_ns
-        row = _ROW.pack(
-            time_ns, value, offset, pc, flags, map_id, duration_ns, width, cpu, kind, extra_rows, len(extra)
-        )
-        self.arena.put(self.segment, self.used, row + extra.ljust(extra_rows * layout.ROW_SIZE, b"\0"))
-        self.used += 1 + extra_rows
-        self.next_seq += 1 + extra_rows
+        self.arena.put(self.segment, self.used, data)
+        self.used += rows
+        self.next_seq += rows
         self.arena.publish(self.segment, self.used)
         return True
 

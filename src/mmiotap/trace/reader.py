@@ -57,7 +57,7 @@ class Trace:
         end_ns = max([rows.latest_ns(published), *(part.last_ns for part in self._parts)])
         published += rows.losses(waiting, lost_unplaced, sealed, end_ns)
         self._mappings = {mapping.map_id: mapping for mapping in store.read_mappings(path)}
-        self._live = rows.convert(published, self._mappings)
+        self._live = rows.convert(published, self._mappings, rows.Scratch())
         paths = dict.fromkeys([*info.get("not_selected", []), *self._live.not_selected])
         self._info = info | {"not_selected": list(paths)}
         self._lost = rows.count(published)[1] + sum(part.lost for part in self._parts)

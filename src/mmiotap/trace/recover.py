@@ -33,16 +33,15 @@ def recover(path: Path) -> Recovered | None:
     store.read_info(path)
     with _alone(path):
         info, state = store.current(path)
-        if store.recorder_alive(info):
-            raise MmiotapError(
-                f"{path} is written by process {info['recorder_pid']}, which still runs; wait for its end"
-            )
+        alive = store.recorder_alive(info)
+        if state == "recording":
+            raise MmiotapError(f"{path} is being recorded by process {info['recorder_pid']}; wait for its end")
+        found = None
         if state == "incomplete":
             _refuse_while_written(folder)
             found = _seal(folder)
-        else:
-            found = None
-        shutil.rmtree(folder.live, ignore_errors=True)
+        if not alive:  # one that lives removes its arena itself
+            shutil.rmtree(folder.live, ignore_errors=True)
         return found
 
 
@@ -63,11 +62,10 @@ def _seal(folder: store.TraceDir) -> Recovered:
 
 
 def _refuse_while_written(folder: store.TraceDir) -> None:
-    pids = sorted(writers(folder.arena))
-    if pids:
-        names = f"process {pids[0]}" if len(pids) == 1 else f"processes {', '.join(map(str, pids))}"
+    if pids := writers(folder.arena):
+        names = ", ".join(str(pid) for pid in sorted(pids))
         raise MmiotapError(
-            f"{folder.path}: {names} still run{'s' if len(pids) == 1 else ''} and writes to it; end it first"
+            f"{folder.path} is still written by the recorded program (process {names}); wait for its end"
         )
 
 

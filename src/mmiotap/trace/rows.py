@@ -41,8 +41,8 @@ PART_SEGMENTS = 512
 
 #: What the ``kind`` column says, by the code that it stores; and the code of each kind of row.
 _WORDS = pa.array(list(KINDS.values()))
-_NO_EVENT = -1
-_CODE_OF_KIND = np.full(256, _NO_EVENT, np.int8)
+#: Negative: no event.
+_CODE_OF_KIND = np.full(256, -1, np.int8)
 _CODE_OF_KIND[list(KINDS)] = np.arange(len(KINDS))
 
 _HAVE_DATA = [layout.READ, layout.WRITE, layout.UNKNOWN]
@@ -67,6 +67,23 @@ class Found:
     modules: list[Module] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
     not_selected: list[str] = field(default_factory=list)
+
+
+class Scratch:
+    """Memory for columns that is used again: to get fresh pages takes longer than to fill them."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+
+    def array(self, name: str, length: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """The array of this name, with anything in it; good until it is asked for again."""
+        if name not in self._arrays or length > len(self._arrays[name]):
+            self._arrays[name] = np.empty(length, dtype)
+        return self._arrays[name][:length]
+
+    def take(self, name: str, values: npt.NDArray[Any], order: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """``values[order]``."""
+        return np.take(values, order, out=self.array(name, len(order), values.dtype), mode="clip")
 
 
 def fields(rows: Rows) -> npt.NDArray[np.void]:
@@ -122,21 +139,22 @@ def _lost_row(time_ns: int, events: int) -> Rows:
 
 
 def latest_ns(chunks: Iterable[Chunk]) -> int:
-    """The time of the latest row that is the last of its chunk; 0 if there is none."""
-    return max((_last_ns(chunk) for chunk in chunks if len(chunk.rows)), default=0)
+    """The time of the latest row that is the last of its stream; 0 if there is none. A stream's chunks are in order."""
+    last = {chunk.header.stream_id: chunk for chunk in chunks if len(chunk.rows)}
+    return max(map(_last_ns, last.values()), default=0)
 
 
 def _last_ns(chunk: Chunk) -> int:
-    return int(fields(chunk.rows)["time_ns"][row_starts(chunk.rows, [len(chunk.rows)])][-1])
+    rows = fields(chunk.rows)
+    return int(rows["time_ns"][row_starts(rows["extra_rows"], [len(rows)])][-1])
 
 
 def count(chunks: Sequence[Chunk]) -> tuple[int, int]:
     """How many events these rows hold, and how many more they say are lost."""
     events = lost = 0
     for first in range(0, len(chunks), PART_SEGMENTS):
-        blocks, starts, _ = _joined(chunks[first : first + PART_SEGMENTS])
-        rows = fields(blocks)
-        events += int(np.count_nonzero(starts & (_CODE_OF_KIND[rows["kind"]] != _NO_EVENT)))
+        rows, starts = _columns(chunks[first : first + PART_SEGMENTS], ["kind", "value", "extra_rows"], Scratch())
+        events += int(np.count_nonzero(starts & (_CODE_OF_KIND[rows["kind"]] >= 0)))
         lost += int(rows["value"][starts & (rows["kind"] == layout.LOST)].sum())
     return events, lost
 
@@ -159,17 +177,15 @@ def sealed_by(chunks: Iterable[Chunk]) -> dict[int, int]:
     return {chunk.header.stream_id: chunk.end_seq for chunk in sorted(chunks, key=lambda chunk: chunk.end_seq)}
 
 
-def row_starts(blocks: Rows, lengths: Sequence[int]) -> npt.NDArray[np.bool_]:
+def row_starts(extra_rows: npt.NDArray[np.uint8], lengths: Sequence[int]) -> npt.NDArray[np.bool_]:
     """Which of these are rows; the others are continuation rows, which may hold anything.
 
-    ``lengths`` are those of the chunks that the blocks consist of. A row is known as one only from the row before it,
-    so this walks through all chunks at once, from each row that has more behind it to the next one.
+    ``lengths`` are those of the chunks that are one behind the other. A row is known as one only from the row before
+    it, so this walks through all chunks at once, from each row that has more behind it to the next one.
     """
-    extra_rows = fields(blocks)["extra_rows"]
     candidates = np.flatnonzero(extra_rows)
-    starts = np.ones(len(blocks), np.bool_)
     if not len(candidates):
-        return starts
+        return np.ones(len(extra_rows), np.bool_)
     behind = candidates + 1 + extra_rows[candidates]
     following = np.searchsorted(candidates, behind)
     ends = np.cumsum(lengths)
@@ -181,41 +197,44 @@ def row_starts(blocks: Rows, lengths: Sequence[int]) -> npt.NDArray[np.bool_]:
         at, stop = at[inside], stop[inside]
         is_row[at] = True
         at = following[at]
-    step = np.zeros(len(blocks) + 1, np.int8)
+    step = np.zeros(len(extra_rows) + 1, np.int8)
     step[candidates[is_row] + 1] += 1
-    step[np.minimum(behind[is_row], len(blocks))] -= 1
+    step[np.minimum(behind[is_row], len(extra_rows))] -= 1
     return np.logical_not(np.cumsum(step[:-1], dtype=np.int8))
 
 
-def convert(chunks: Sequence[Chunk], mappings: dict[int, Mapping]) -> Found:
+def convert(chunks: Sequence[Chunk], mappings: dict[int, Mapping], scratch: Scratch) -> Found:
     """Chunks as events in time order, rows of one stream as they come, and what else they tell.
 
-    ``mappings`` are those found before, by id; new ones are added.
+    ``mappings`` are those found before, by id; new ones are added. The table is good until ``scratch`` is used again.
     """
-    blocks, starts, lengths = _joined(chunks)
+    rows, starts = _columns(chunks, [*_PLAIN, "duration_ns", "kind", "extra_rows"], scratch)
+    kinds = rows["kind"]
+    # Accesses of up to 8 bytes are nearly all there is, and need no second look.
+    special = np.flatnonzero((rows["extra_rows"] != 0) | (kinds > layout.WRITE))
+    special = special[starts[special]]
+    others = special[np.isin(kinds[special], _ABOUT_THE_PROCESS)]
+    marks = special[kinds[special] == layout.MARK]
+    with_data = special[(rows["extra_rows"][special] != 0) & np.isin(kinds[special], _HAVE_DATA)]
+    found = Found(EVENTS.empty_table())
+    blocks = _joined(chunks) if len(others) + len(marks) + len(with_data) else _joined([])
+    lengths = [len(chunk.rows) for chunk in chunks]
     pids = np.repeat(np.array([chunk.header.pid for chunk in chunks], np.int32), lengths)
     tids = np.repeat(np.array([chunk.header.tid for chunk in chunks], np.int32), lengths)
-    found = Found(EVENTS.empty_table())
-    rows = fields(blocks)
-    has_more = starts & (rows["extra_len"] != 0)
-    kinds = rows["kind"]
-    with_data = np.flatnonzero(has_more & np.isin(kinds, _HAVE_DATA))
-    marks = np.flatnonzero(starts & (kinds == layout.MARK))
-    others = np.flatnonzero(starts & np.isin(kinds, _ABOUT_THE_PROCESS))
     texts = _read_others(blocks, others, pids, mappings, found)
 
-    order = np.flatnonzero(starts & (_CODE_OF_KIND[kinds] != _NO_EVENT))
-    times = rows["time_ns"][order]
+    codes = _CODE_OF_KIND[kinds]
+    order = np.flatnonzero(starts & (codes >= 0))
+    times = scratch.take("times", rows["time_ns"], order)
     if np.any(times[1:] < times[:-1]):
         order = order[np.argsort(times, kind="stable")]
-    sorted_rows = fields(blocks[order])
-    duration = np.ascontiguousarray(sorted_rows["duration_ns"])
-    columns = {name: np.ascontiguousarray(sorted_rows[name]) for name in _PLAIN} | {
+    duration = scratch.take("sorted duration_ns", rows["duration_ns"], order)
+    columns = {name: scratch.take(f"sorted {name}", rows[name], order) for name in _PLAIN} | {
         "duration_ns": pa.array(duration, mask=duration == layout.NO_DURATION),
-        "kind": pa.DictionaryArray.from_arrays(_CODE_OF_KIND[sorted_rows["kind"]], _WORDS),
+        "kind": pa.DictionaryArray.from_arrays(codes[order], _WORDS),
         "data": _placed(_extras(blocks, with_data), with_data, order),
-        "pid": pids[order],
-        "tid": tids[order],
+        "pid": scratch.take("sorted pid", pids, order),
+        "tid": scratch.take("sorted tid", tids, order),
         "text": _placed(
             pa.concat_arrays([_as_text(_extras(blocks, marks)), pa.array(list(texts.values()), pa.string())]),
             np.concatenate([marks, np.array(list(texts), np.intp)]),
@@ -226,11 +245,24 @@ def convert(chunks: Sequence[Chunk], mappings: dict[int, Mapping]) -> Found:
     return found
 
 
-def _joined(chunks: Sequence[Chunk]) -> tuple[Rows, npt.NDArray[np.bool_], list[int]]:
-    """All blocks in a row, which of them are rows, and how many each chunk has."""
+def _columns(
+    chunks: Sequence[Chunk], names: Sequence[str], scratch: Scratch
+) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
+    """These fields of all blocks, and which blocks are rows. ``extra_rows`` must be one of the fields."""
     lengths = [len(chunk.rows) for chunk in chunks]
-    blocks = np.concatenate([np.empty((0, layout.ROW_SIZE // 8), np.uint64), *(chunk.rows for chunk in chunks)])
-    return blocks, row_starts(blocks, lengths), lengths
+    columns = {name: scratch.array(name, sum(lengths), FIELDS[name]) for name in names}
+    end = 0
+    for chunk in chunks:  # chunk by chunk: one is small enough to stay in the cache while its fields are picked
+        rows = fields(chunk.rows)
+        begin, end = end, end + len(rows)
+        for name, column in columns.items():
+            column[begin:end] = rows[name]
+    return columns, row_starts(columns["extra_rows"], lengths)
+
+
+def _joined(chunks: Sequence[Chunk]) -> Rows:
+    """The blocks of all chunks, one behind the other."""
+    return np.concatenate([np.empty((0, layout.ROW_SIZE // 8), np.uint64), *(chunk.rows for chunk in chunks)])
 
 
 def _extras(blocks: Rows, at: npt.NDArray[np.intp]) -> "pa.Array[Any]":
@@ -244,7 +276,7 @@ def _extras(blocks: Rows, at: npt.NDArray[np.intp]) -> "pa.Array[Any]":
     used = np.clip(heads["extra_len"][owner].astype(np.intp) - nth * layout.ROW_SIZE, 0, layout.ROW_SIZE)
     raw = blocks[behind].view(np.uint8)
     data = raw[np.arange(layout.ROW_SIZE) < used[:, np.newaxis]]
-    offsets: npt.NDArray[Any] = np.zeros(len(at) + 1, np.int32)
+    offsets = np.zeros(len(at) + 1, np.int32)
     np.cumsum(np.minimum(heads["extra_len"], counts * layout.ROW_SIZE), out=offsets[1:])
     return pa.Array.from_buffers(
         pa.binary(), len(at), [None, pa.py_buffer(memoryview(offsets)), pa.py_buffer(memoryview(data))]
@@ -267,7 +299,8 @@ def _placed(values: "pa.Array[Any]", at: npt.NDArray[np.intp], order: npt.NDArra
     place = np.minimum(np.searchsorted(at, order, sorter=by_block), len(at) - 1)
     index = by_block[place]
     indices: pa.Array[Any] = pa.array(index, pa.int64(), mask=at[index] != order)
-    return values.take(indices)
+    placed: pa.Array[Any] = values.take(indices)
+    return placed
 
 
 def _read_others(

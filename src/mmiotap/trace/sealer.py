@@ -25,6 +25,7 @@ class Sealer:
         self._arena = arena
         self._writer = TraceWriter(folder, state)
         self._lock = threading.Lock()
+        self._scratch = rows.Scratch()
         # What a sealer before us has written but not sealed, it is not written twice.
         self._mappings = {mapping.map_id: mapping for mapping in store.read_mappings(folder)}
         self._listed = {*self._mappings}
@@ -63,7 +64,7 @@ class Sealer:
             self._write(part)
 
     def _write(self, part: list[Chunk]) -> None:
-        found = rows.convert(part, self._mappings)
+        found = rows.convert(part, self._mappings, self._scratch)
         self._add_new_mappings(found.mappings)
         modules = [module for module in dict.fromkeys(found.modules) if module not in self._modules]
         processes = [process for process in dict.fromkeys(found.processes) if process not in self._processes]

@@ -22,14 +22,15 @@ SEALED_KEY = "mmiotap.sealed"
 #: Footer key of a part: how many events its ``lost`` rows count.
 LOST_KEY = "mmiotap.lost"
 
-_DELTA_CODED = {"time_ns": "DELTA_BINARY_PACKED"}
-
-#: How a part is stored. Statistics are for the reader, which merges parts by time; nothing else looks at them.
-_PARQUET: dict[str, Any] = {
+#: How a part is stored, column by column as measured on a recorded e1000 driver: what is smallest there, and of what is
+#: about as small the fastest. Only encodings that every reader of Parquet knows (so no BYTE_STREAM_SPLIT of integers).
+#: Columns that hardly change are not worth a dictionary: zstd sees to them. Statistics are for the reader, which merges
+#: parts by time; nothing else looks at them.
+PARQUET: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 3,
-    "column_encoding": _DELTA_CODED,
-    "use_dictionary": [name for name in EVENTS.names if name not in _DELTA_CODED],
+    "use_dictionary": ["kind", "width", "offset", "value", "pc", "tid", "flags"],
+    "column_encoding": {"time_ns": "DELTA_BINARY_PACKED"},
     "write_statistics": ["time_ns"],
     "store_schema": False,
 }
@@ -77,7 +78,7 @@ class TraceWriter:
             table = table.take(np.argsort(times, kind="stable"))
         lost = count_lost(table)
         part = self.dir.part(self._next_part)
-        with store.new_file(part) as file, pq.ParquetWriter(file, EVENTS, **_PARQUET) as parquet:
+        with store.new_file(part) as file, pq.ParquetWriter(file, EVENTS, **PARQUET) as parquet:
             parquet.write_table(table, row_group_size=max(table.num_rows, 1))
             parquet.add_key_value_metadata({SEALED_KEY: json.dumps(sealed or {}), LOST_KEY: str(lost)})
         self._next_part += 1
@@ -147,8 +148,7 @@ def time_range(footer: pq.FileMetaData) -> tuple[int, int]:
 
 def count_lost(table: pa.Table) -> int:
     """How many events the ``lost`` rows of a table count."""
-    kinds = pc.unique(table["kind"])
-    if "lost" not in kinds.to_pylist():
+    if "lost" not in pc.unique(table["kind"]).to_pylist():
         return 0
     return int(pc.sum(table.filter(pc.field("kind") == "lost")["value"]).as_py() or 0)
 
