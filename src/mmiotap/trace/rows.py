@@ -278,15 +278,15 @@ def _extras(blocks: Rows, at: npt.NDArray[np.intp]) -> "pa.Array[Any]":
     data = raw[np.arange(layout.ROW_SIZE) < used[:, np.newaxis]]
     offsets = np.zeros(len(at) + 1, np.int32)
     np.cumsum(np.minimum(heads["extra_len"], counts * layout.ROW_SIZE), out=offsets[1:])
-    return pa.Array.from_buffers(
-        pa.binary(), len(at), [None, pa.py_buffer(memoryview(offsets)), pa.py_buffer(memoryview(data))]
-    )
+    buffers = [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data.tobytes())]
+    return pa.Array.from_buffers(pa.binary(), len(at), buffers)
 
 
 def _as_text(texts: "pa.Array[Any]") -> "pa.Array[Any]":
     """UTF-8 as the agent wrote it; what is none becomes U+FFFD."""
     try:
-        return texts.cast(pa.string())
+        checked: pa.Array[Any] = texts.cast(pa.string())
+        return checked
     except pa.ArrowInvalid:
         return pa.array([(text or b"").decode("utf-8", "replace") for text in texts.to_pylist()], pa.string())
 
@@ -294,7 +294,8 @@ def _as_text(texts: "pa.Array[Any]") -> "pa.Array[Any]":
 def _placed(values: "pa.Array[Any]", at: npt.NDArray[np.intp], order: npt.NDArray[np.intp]) -> "pa.Array[Any]":
     """A column for the blocks in ``order``: of those in ``at`` the value, of all others null."""
     if not len(at):
-        return pa.nulls(len(order), values.type)
+        none: pa.Array[Any] = pa.nulls(len(order), values.type)
+        return none
     by_block = np.argsort(at)
     place = np.minimum(np.searchsorted(at, order, sorter=by_block), len(at) - 1)
     index = by_block[place]
