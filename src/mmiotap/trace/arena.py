@@ -78,7 +78,7 @@ class Arena:
                 size = os.fstat(self._fd).st_size
                 head = os.pread(self._fd, 16, 0)
                 if size < layout.SEGMENTS_OFFSET or head[:8] != layout.MAGIC:
-                    raise MmiotapError(f"{path} is no arena of a recording")
+                    raise MmiotapError(f"{path} is damaged; remove {path.parent} to keep what is in parts")
                 if int.from_bytes(head[layout.H_VERSION : layout.H_VERSION + 4], "little") != layout.VERSION:
                     raise MmiotapError(f"{path} was made by another version of mmiotap; use that one to read it")
                 self._access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmiotap.trace import store
 from mmiotap.trace.arena import Arena, writers
-from mmiotap.trace.errors import DiskError, MmiotapError
+from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.sealer import Sealer
 from mmiotap.trace.writer import TraceWriter
 
@@ -50,13 +50,7 @@ def _seal(folder: store.TraceDir) -> Recovered:
         writer = TraceWriter(folder.path, "recovered")
         writer.finish()
         return Recovered(writer.events, writer.lost)
-    try:
-        arena = Arena.open(folder.arena, writable=True)
-    except DiskError:
-        raise
-    except MmiotapError as error:
-        raise MmiotapError(f"{error}; remove {folder.live} to keep what is sealed, and recover again") from error
-    sealer = Sealer(folder.path, arena, "recovered")
+    sealer = Sealer(folder.path, Arena.open(folder.arena, writable=True), "recovered")
     sealer.finish()
     return Recovered(*sealer.counts())
 
