@@ -18,7 +18,7 @@ from mmiotap.trace.errors import DiskError, MmiotapError
 from mmiotap.trace.merge import Source, merge
 from mmiotap.trace.model import Mapping, Module, Process
 from mmiotap.trace.schema import EVENTS
-from mmiotap.trace.writer import lost_in, read_footer, sealed_in, time_range
+from mmiotap.trace.writer import damaged, lost_in, read_footer, sealed_in, time_range
 
 #: Rows that are in memory at once, of each part that is being merged.
 BATCH_ROWS = 1 << 16
@@ -100,15 +100,12 @@ class Trace:
 
         ``where`` selects rows, for example ``pc.field("kind") == "write"``; it may use any column.
         """
-        empty = EVENTS.empty_table().select(EVENTS.names if columns is None else list(columns))
-        return pa.concat_tables([empty, *self.batches(columns, where)])
+        names = _checked(columns)
+        return pa.concat_tables([EVENTS.empty_table().select(names), *self.batches(names, where)])
 
     def batches(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> Iterator[pa.Table]:
         """The same rows as :meth:`events`, a table of some at a time: for traces that are larger than the memory."""
-        names = EVENTS.names if columns is None else list(columns)
-        for name in names:
-            if name not in EVENTS.names:
-                raise MmiotapError(f"events have no column {name!r}; there are {', '.join(EVENTS.names)}")
+        names = _checked(columns)
         read = [name for name in EVENTS.names if name in names or name == "time_ns"]
         sources = [Source(part.first_ns, part.tables(read, where)) for part in self._parts if part.events]
         if self._live.events.num_rows:
@@ -133,9 +130,6 @@ class _Part:
     @classmethod
     def read(cls, path: Path) -> "_Part":
         footer = read_footer(path)
-        missing = [name for name in EVENTS.names if name not in footer.schema.names]
-        if missing:
-            raise MmiotapError(f"{path} is no part of a trace: it has no column {missing[0]}; move it elsewhere")
         return cls(path, footer.num_rows, lost_in(footer), sealed_in(footer), *time_range(footer))
 
     def tables(self, columns: list[str], where: pc.Expression | None) -> Iterator[pa.Table]:
@@ -149,9 +143,15 @@ class _Part:
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch]).cast(schema)
         except (OSError, pa.ArrowInvalid) as error:
-            raise MmiotapError(
-                f"{self.path} is damaged: {error}; without this file the rest of the trace can be read"
-            ) from error
+            raise damaged(self.path, error) from error
+
+
+def _checked(columns: Sequence[str] | None) -> list[str]:
+    """The columns that are asked for."""
+    for name in columns or ():
+        if name not in EVENTS.names:
+            raise MmiotapError(f"events have no column {name!r}; there are {', '.join(EVENTS.names)}")
+    return EVENTS.names if columns is None else list(columns)
 
 
 def _copy_arena(folder: store.TraceDir) -> tuple[list[Chunk], int]:

@@ -118,22 +118,34 @@ class TraceWriter:
 
 
 def read_footer(part: Path) -> pq.FileMetaData:
-    """Raises MmiotapError if the part is damaged."""
+    """Raises MmiotapError if the part is damaged, or none of ours."""
     try:
-        return pq.read_metadata(part)
+        footer = pq.read_metadata(part)
     except (OSError, pa.ArrowException) as error:
-        raise MmiotapError(
-            f"{part} is damaged: {error}; without this file the rest of the trace can be read"
-        ) from error
+        raise damaged(part, error) from error
+    if SEALED_KEY.encode() not in _metadata(footer):
+        raise MmiotapError(f"{part} is no part of a trace; move it elsewhere")
+    return footer
+
+
+def _metadata(footer: pq.FileMetaData) -> dict[bytes, bytes]:
+    return footer.metadata or {}
+
+
+def damaged(part: Path, error: Exception) -> MmiotapError:
+    """What to say of a part that cannot be read."""
+    why = " ".join(str(error).split())
+    return MmiotapError(f"{part} is damaged ({why}); without this file the rest of the trace can be read")
 
 
 def sealed_in(footer: pq.FileMetaData) -> dict[int, int]:
-    metadata: dict[bytes, bytes] = footer.metadata or {}
-    return {int(stream): upto for stream, upto in json.loads(metadata.get(SEALED_KEY.encode(), b"{}")).items()}
+    """For each stream, up to which sequence number its rows are in parts, as this one says."""
+    return {int(stream): upto for stream, upto in json.loads(_metadata(footer)[SEALED_KEY.encode()]).items()}
 
 
 def lost_in(footer: pq.FileMetaData) -> int:
-    return int((footer.metadata or {}).get(LOST_KEY.encode(), b"0"))
+    """How many events its ``lost`` rows count."""
+    return int(_metadata(footer)[LOST_KEY.encode()])
 
 
 def time_range(footer: pq.FileMetaData) -> tuple[int, int]:
