@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -63,7 +64,7 @@ class Trace:
         self._lost = rows.count(published)[1] + sum(part.lost for part in self._parts)
 
     @property
-    def info(self) -> dict[str, object]:
+    def info(self) -> dict[str, Any]:
         """trace.json (docs/trace-format.md)."""
         return self._info
 

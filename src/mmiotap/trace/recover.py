@@ -48,10 +48,10 @@ def recover(path: Path) -> Recovered | None:
 def _seal(folder: store.TraceDir) -> Recovered:
     if not folder.arena.exists():
         writer = TraceWriter(folder.path, "recovered")
-        writer.finish()
+        writer.finish(finished=None)
         return Recovered(writer.events, writer.lost)
     sealer = Sealer(folder.path, Arena.open(folder.arena, writable=True), "recovered")
-    sealer.finish()
+    sealer.finish(finished=None)
     return Recovered(*sealer.counts())
 
 

@@ -16,6 +16,9 @@ from mmiotap.trace.model import Mapping, Module, Process
 #: Version of the format, in trace.json.
 FORMAT = 1
 
+#: Bytes at the end of a file that are looked at first: more than a line has.
+_TAIL = 1 << 14
+
 _R = TypeVar("_R", Mapping, Module, Process)
 
 
@@ -149,8 +152,7 @@ def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
     """Add records to a file, one JSON object a line, all or none. What a crash left of a line is removed first."""
     data = "".join(f"{json.dumps(record)}\n" for record in records).encode()
     with writing(path), open(path, "ab+", buffering=0, opener=_owner_only) as file:
-        file.seek(0)
-        end = file.read().rfind(b"\n") + 1
+        end = _end_of_lines(file)
         file.truncate(end)
         written = 0
         try:
@@ -159,6 +161,18 @@ def append_lines(path: Path, records: list[dict[str, Any]]) -> None:
         except OSError:
             file.truncate(end)
             raise
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Where the last line that has its end ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        begin = max(end - _TAIL, 0)
+        file.seek(begin)
+        if (newline := file.read(end - begin).rfind(b"\n")) >= 0:
+            return begin + newline + 1
+        end = begin
+    return 0
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
