@@ -32,6 +32,10 @@ def locate(path: str, file_offset: int, root: Path = Path("/")) -> Place:
             return _at(file_offset, list((root / "sys/bus/pci/devices").glob("*")))
         if path.startswith("/dev/uio"):
             return _in_uio(root / "sys/class/uio" / name, file_offset // resource.getpagesize())
+        if path.startswith("/dev/vfio/devices/"):
+            return _in_vfio(_device_of(file, root), file_offset, root)
+        if path == "anon_inode:[vfio-device]":
+            return _in_vfio(None, file_offset, root)
         if path.startswith("/dev/"):
             return Place(device=_device_of(file, root) or name)
     except (OSError, ValueError):
@@ -49,13 +53,24 @@ def _in_bar(device: Path, bar: int, file_offset: int) -> Place:
 def _in_uio(uio: Path, number: int) -> Place:
     """uio maps its region N at file offset N pages (Documentation/driver-api/uio-howto.rst in Linux)."""
     device = (uio / "device").resolve()
-    address = (
-        int((uio / f"maps/map{number}/addr").read_text(), 16) if (uio / f"maps/map{number}/addr").exists() else None
-    )
+    try:
+        address = int((uio / f"maps/map{number}/addr").read_text(), 16)
+    except FileNotFoundError:
+        address = None
     if not _PCI_ADDRESS.fullmatch(device.name):
         return Place(uio.name, None, address)
     found = _at(address, [device]) if address is not None else Place()
     return Place(device.name, found.bar, address)
+
+
+def _in_vfio(device: str | None, file_offset: int, root: Path) -> Place:
+    """vfio-pci maps its region N, which is BAR N, at file offset N << 40 (VFIO_PCI_OFFSET_SHIFT in Linux)."""
+    bar, offset = divmod(file_offset, 1 << 40)
+    if bar >= _BARS:
+        return Place(device)
+    if device is None:
+        return Place(None, bar, None)
+    return _in_bar(root / "sys/bus/pci/devices" / device, bar, offset)
 
 
 def _at(address: int, devices: list[Path]) -> Place:
