@@ -310,9 +310,9 @@ class Arena:
             self._map_segments()
         words_a_row = layout.ROW_SIZE // 8
         chunks = []
-        for segment in range(len(self._data) // layout.SEGMENT_SIZE):
-            header = self.header(segment)
-            if header.stream_id == 0:
+        for segment, state in enumerate(self.states()[: len(self._data) // layout.SEGMENT_SIZE]):
+            header = None if state == layout.FREE else self.header(segment)
+            if header is None or header.stream_id == 0:  # it is taken, and its header not yet written
                 continue
             offset = segment * layout.SEGMENT_SIZE + layout.ROW_SIZE
             words = np.frombuffer(self._data, np.uint64, words_a_row * header.published, offset)

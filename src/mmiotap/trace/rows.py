@@ -4,7 +4,7 @@ import json
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,10 @@ FIELDS = np.dtype(
 #: slow and forgets the bytes that no field names.)
 Rows = npt.NDArray[np.uint64]
 
-#: Rows of a part, at most; whole segments.
+#: An array of pyarrow.
+Column: TypeAlias = "pa.Array[Any]"
+
+#: Segments in a part, at most: 512 × 1023 rows.
 PART_SEGMENTS = 512
 
 #: What the ``kind`` column says, by the code that it stores; and the code of each kind of row.
@@ -265,7 +268,7 @@ def _joined(chunks: Sequence[Chunk]) -> Rows:
     return np.concatenate([np.empty((0, layout.ROW_SIZE // 8), np.uint64), *(chunk.rows for chunk in chunks)])
 
 
-def _extras(blocks: Rows, at: npt.NDArray[np.intp]) -> "pa.Array[Any]":
+def _extras(blocks: Rows, at: npt.NDArray[np.intp]) -> Column:
     """The bytes in the continuation rows of each of these rows."""
     heads = fields(blocks[at])
     counts = heads["extra_rows"].astype(np.intp)
@@ -282,25 +285,23 @@ def _extras(blocks: Rows, at: npt.NDArray[np.intp]) -> "pa.Array[Any]":
     return pa.Array.from_buffers(pa.binary(), len(at), buffers)
 
 
-def _as_text(texts: "pa.Array[Any]") -> "pa.Array[Any]":
+def _as_text(texts: Column) -> Column:
     """UTF-8 as the agent wrote it; what is none becomes U+FFFD."""
     try:
-        checked: pa.Array[Any] = texts.cast(pa.string())
+        checked: Column = texts.cast(pa.string())
         return checked
     except pa.ArrowInvalid:
         return pa.array([(text or b"").decode("utf-8", "replace") for text in texts.to_pylist()], pa.string())
 
 
-def _placed(values: "pa.Array[Any]", at: npt.NDArray[np.intp], order: npt.NDArray[np.intp]) -> "pa.Array[Any]":
+def _placed(values: Column, at: npt.NDArray[np.intp], order: npt.NDArray[np.intp]) -> Column:
     """A column for the blocks in ``order``: of those in ``at`` the value, of all others null."""
-    if not len(at):
-        none: pa.Array[Any] = pa.nulls(len(order), values.type)
-        return none
-    by_block = np.argsort(at)
-    place = np.minimum(np.searchsorted(at, order, sorter=by_block), len(at) - 1)
-    index = by_block[place]
-    indices: pa.Array[Any] = pa.array(index, pa.int64(), mask=at[index] != order)
-    placed: pa.Array[Any] = values.take(indices)
+    placed: Column = pa.nulls(len(order), values.type)
+    if len(at):
+        by_block = np.argsort(at)
+        index = by_block[np.minimum(np.searchsorted(at, order, sorter=by_block), len(at) - 1)]
+        indices: Column = pa.array(index, pa.int64(), mask=at[index] != order)
+        placed = values.take(indices)
     return placed
 
 

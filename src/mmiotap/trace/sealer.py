@@ -1,14 +1,16 @@
 """Sealing: rows of the arena become Parquet parts, and only then are their segments given back."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmiotap.trace import rows, store
 from mmiotap.trace.arena import Arena, Chunk
-from mmiotap.trace.model import Mapping
+from mmiotap.trace.model import Mapping, Module, Process
 from mmiotap.trace.writer import TraceWriter
+
+_R = TypeVar("_R", Mapping, Module, Process)
 
 
 class Sealer:
@@ -26,11 +28,9 @@ class Sealer:
         self._writer = TraceWriter(folder, state)
         self._lock = threading.Lock()
         self._scratch = rows.Scratch()
-        # What a sealer before us has written but not sealed, it is not written twice.
         self._mappings = {mapping.map_id: mapping for mapping in store.read_mappings(folder)}
-        self._listed = {*self._mappings}
-        self._modules = set(store.read_modules(folder))
-        self._processes = set(store.read_processes(folder))
+        #: What is beside the events already; one before us may have written it and not come to the part.
+        self._listed: set[object] = {*self._mappings, *store.read_modules(folder), *store.read_processes(folder)}
 
     def seal(self) -> None:
         """Put all published rows into parts and give back what can be. Raises DiskError; nothing is lost then."""
@@ -65,13 +65,9 @@ class Sealer:
 
     def _write(self, part: list[Chunk]) -> None:
         found = rows.convert(part, self._mappings, self._scratch)
-        self._add_new_mappings(found.mappings)
-        modules = [module for module in dict.fromkeys(found.modules) if module not in self._modules]
-        processes = [process for process in dict.fromkeys(found.processes) if process not in self._processes]
-        self._writer.add_modules(modules)
-        self._modules.update(modules)
-        self._writer.add_processes(processes)
-        self._processes.update(processes)
+        self._list(found.mappings, self._writer.add_mappings)
+        self._list(found.modules, self._writer.add_modules)
+        self._list(found.processes, self._writer.add_processes)
         known = self._writer.info.get("not_selected", [])
         paths = list(dict.fromkeys([*known, *found.not_selected]))
         if len(paths) > len(known):
@@ -79,7 +75,13 @@ class Sealer:
         with self._lock:
             self._writer.append(found.events, rows.sealed_by(part))
 
-    def _add_new_mappings(self, mappings: Iterable[Mapping]) -> None:
-        new = [mapping for mapping in mappings if mapping.map_id not in self._listed]
-        self._writer.add_mappings(new)
-        self._listed.update(mapping.map_id for mapping in new)
+    def _list(self, records: Iterable[_R], add: Callable[[Iterable[_R]], None]) -> None:
+        """Add those that are not there."""
+        new = [record for record in dict.fromkeys(records) if _identity(record) not in self._listed]
+        add(new)
+        self._listed.update(map(_identity, new))
+
+
+def _identity(record: object) -> object:
+    """What makes two records the same. What sysfs says of a mapping may have changed when it is found again."""
+    return record.map_id if isinstance(record, Mapping) else record
