@@ -1,7 +1,9 @@
 """Opening traces in any state, selecting from them, and what other programs make of the files."""
 
+import contextlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import duckdb
@@ -10,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from recordings import Producer, abandon, new_recording
 from synthetic import INFO, START, row, write_trace
 
@@ -100,6 +104,13 @@ class TestStates:
         new_recording(tmp_path / "t")
         assert open_trace(tmp_path / "t").state == "recording"
         abandon(tmp_path / "t")
+        assert open_trace(tmp_path / "t").state == "incomplete"
+
+    def test_without_a_word_of_its_recorder(self, tmp_path: Path) -> None:
+        new_recording(tmp_path / "t")
+        info = store.read_info(tmp_path / "t")
+        del info["recorder_start"]
+        store.write_info(tmp_path / "t", info | {"recorder_pid": 2**22 + 1})  # there is no such process (PID_MAX_LIMIT)
         assert open_trace(tmp_path / "t").state == "incomplete"
 
     def test_a_trace_is_what_it_was_when_it_was_opened(self, tmp_path: Path) -> None:
@@ -257,6 +268,30 @@ class TestTrouble:
         arena.path.unlink()
         arena.path.write_bytes(data[: layout.SEGMENTS_OFFSET + 3 * layout.SEGMENT_SIZE // 2])
         assert open_trace(tmp_path / "t").count == layout.ROWS_PER_SEGMENT
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.lists(st.tuples(st.integers(0, 100 * layout.ROW_SIZE), st.binary(min_size=1, max_size=64)), max_size=20))
+    def test_segments_are_damaged(self, damage: list[tuple[int, bytes]]) -> None:
+        """Nobody can tell what was there; but that is no reason for more than an error of ours."""
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "t"
+            arena = new_recording(folder)
+            thread = Producer(arena, range(4), pid=PID, tid=1)
+            for kind in (*range(1, 8), layout.MODULE, layout.OTHER, layout.PROCESS):
+                thread.write(kind, map_id=1, extra=bytes(range(200)))
+                thread.write(kind, map_id=1)
+            abandon(folder)
+            with arena.path.open("r+b") as file:
+                for offset, data in damage:
+                    file.seek(layout.SEGMENTS_OFFSET + offset)
+                    file.write(data)
+            with contextlib.suppress(MmiotapError):
+                before = open_trace(folder)
+                assert before.events().num_rows == before.count
+                assert before.modules is not None
+                del arena, thread
+                Sealer(folder, Arena.open(store.TraceDir(folder).arena, writable=True), "recovered").finish()
+                assert open_trace(folder).events().num_rows == before.count
 
     def test_no_permission(self, trace: Path) -> None:
         """Root may read everything, so this asks as somebody else."""

@@ -189,9 +189,9 @@ def row_starts(extra_rows: npt.NDArray[np.uint8], lengths: Sequence[int]) -> npt
     candidates = np.flatnonzero(extra_rows)
     if not len(candidates):
         return np.ones(len(extra_rows), np.bool_)
-    behind = candidates + 1 + extra_rows[candidates]
-    following = np.searchsorted(candidates, behind)
     ends = np.cumsum(lengths)
+    behind = np.minimum(candidates + 1 + extra_rows[candidates], np.repeat(ends, lengths)[candidates])
+    following = np.searchsorted(candidates, behind)
     at = np.searchsorted(candidates, ends - lengths)
     stop = np.searchsorted(candidates, ends)
     is_row = np.zeros(len(candidates), np.bool_)
@@ -202,7 +202,7 @@ def row_starts(extra_rows: npt.NDArray[np.uint8], lengths: Sequence[int]) -> npt
         at = following[at]
     step = np.zeros(len(extra_rows) + 1, np.int8)
     step[candidates[is_row] + 1] += 1
-    step[np.minimum(behind[is_row], len(extra_rows))] -= 1
+    step[behind[is_row]] -= 1
     return np.logical_not(np.cumsum(step[:-1], dtype=np.int8))
 
 

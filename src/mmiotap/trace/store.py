@@ -211,7 +211,8 @@ def _read(path: Path, kind: type[_R]) -> list[_R]:
 def recorder_alive(info: dict[str, Any]) -> bool:
     """Whether the process that writes the trace still runs; trace.json names it by pid and start time."""
     pid = info.get("recorder_pid")
-    return isinstance(pid, int) and process_start(pid) == info.get("recorder_start")
+    start = process_start(pid) if isinstance(pid, int) else None
+    return start is not None and start == info.get("recorder_start")
 
 
 def current(path: Path) -> tuple[dict[str, Any], str]:
