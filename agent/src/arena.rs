@@ -1,6 +1,6 @@
 //! The recording's shared memory, as docs/trace-format.md draws it: header, rules, segment states, segments.
 
-use core::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::layout::*;
 use crate::{rules, sys};
@@ -48,6 +48,13 @@ pub fn attach(path: &[u8]) -> bool {
     LENGTH.store(length, Ordering::Relaxed);
     BASE.store(mapped as usize, Ordering::Release);
     true
+}
+
+/// The page at this address has gone from the file: other memory takes its place, which nobody reads.
+pub fn detach(address: usize) {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: a page of our own mapping.
+    unsafe { sys::mmap(address & !4095, 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
 }
 
 fn word(offset: usize) -> &'static AtomicU32 {
@@ -160,6 +167,11 @@ impl Segment {
 pub fn recorder_alive() -> bool {
     static LAST_BEAT: AtomicU32 = AtomicU32::new(0);
     static LAST_SEEN_NS: AtomicI64 = AtomicI64::new(0);
+    /// Nobody takes over a recording: who was found dead stays dead, and is not waited for again.
+    static DEAD: AtomicBool = AtomicBool::new(false);
+    if DEAD.load(Ordering::Relaxed) {
+        return false;
+    }
     let now = sys::monotonic_ns();
     let beat = word(H_HEARTBEAT).load(Ordering::Relaxed);
     if LAST_BEAT.swap(beat, Ordering::Relaxed) != beat || LAST_SEEN_NS.load(Ordering::Relaxed) == 0 {
@@ -173,7 +185,9 @@ pub fn recorder_alive() -> bool {
     let pid = word(H_RECORDER_PID).load(Ordering::Relaxed);
     // SAFETY: as in word().
     let start = unsafe { *((base() + H_RECORDER_START) as *const u64) };
-    process_start(pid) == Some(start)
+    let alive = process_start(pid) == Some(start);
+    DEAD.store(!alive, Ordering::Relaxed);
+    alive
 }
 
 /// Field 22 of /proc/PID/stat; None when there is no such process or it is a zombie (proc(5)).

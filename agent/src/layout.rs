@@ -2,7 +2,6 @@
 //! a test compares the two, constant by constant.
 #![allow(dead_code)] // the table is whole, whether the agent needs each row or not
 
-
 pub const MAGIC: [u8; 8] = *b"MMIOTAP1";
 pub const VERSION: u32 = 1;
 

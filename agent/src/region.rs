@@ -2,12 +2,12 @@
 //!
 //! The table is read by trap handlers on every thread and changed by mapping calls. Readers take no lock: they copy an
 //! entry and accept it when the sequence number shows that no change was under way (a seqlock). Changes are made under
-//! [`lock`], with all signals blocked, so the writer cannot be interrupted by a trap of its own thread that would wait for it.
+//! [`lock`], with signals blocked, so the writer cannot be interrupted by a trap of its own thread that would wait for it.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
-use crate::sys;
+use crate::{signals, sys};
 
 /// How the front was made, which decides what disarming means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +32,10 @@ pub struct Region {
     /// The rights the program gave it.
     pub prot: i32,
     pub front: Front,
+    /// What was mapped, for the row of a mapping that mremap makes of it: path, flags, where in the file it begins.
+    pub path: &'static [u8],
+    pub flags: i32,
+    pub file_offset: u64,
 }
 
 impl Region {
@@ -79,8 +83,19 @@ struct Table {
 // SAFETY: changed under the lock; read by copy, validated by the sequence number.
 unsafe impl Sync for Table {}
 
-const NOTHING: Region =
-    Region { start: 0, end: 0, delta: 0, map_id: 0, map_offset: 0, prot: 0, front: Front::Twin };
+pub const NOTHING: Region =
+    Region {
+        start: 0,
+        end: 0,
+        delta: 0,
+        map_id: 0,
+        map_offset: 0,
+        prot: 0,
+        front: Front::Twin,
+        path: &[],
+        flags: 0,
+        file_offset: 0,
+    };
 
 static TABLE: Table = Table {
     sequence: AtomicUsize::new(0),
@@ -90,23 +105,58 @@ static TABLE: Table = Table {
 
 static LOCKED: AtomicBool = AtomicBool::new(false);
 
-/// The right to change the table and the mappings it tells of. All signals are blocked while it is held.
+/// All signals but the agent's own: who waits for the lock can still be parked (see step.rs).
+const ASYNCHRONOUS: u64 = !signals::OURS;
+
+/// The right to change the table and the mappings it tells of. Asynchronous signals are blocked while it is held.
 pub struct Guard {
     mask: u64,
 }
 
 /// Waits for the right to change. Never called by a trap that could have interrupted its holder: the holder blocks signals.
 pub fn lock() -> Guard {
-    let mask = sys::block_all_signals();
+    let mask = sys::block_signals(ASYNCHRONOUS);
     while LOCKED.swap(true, Ordering::Acquire) {
         sys::sched_yield();
     }
     Guard { mask }
 }
 
+impl Guard {
+    /// Keeps the lock beyond the guard's life; the caller sees to the signal mask, and to [`release_kept`].
+    pub fn keep(self) {
+        core::mem::forget(self);
+    }
+
+    /// As keep(), and [`kept_mask`] then gives the mask to restore.
+    pub fn keep_with_mask(self) {
+        KEPT_MASK.store(self.mask, Ordering::Relaxed);
+        self.keep();
+    }
+}
+
+/// Guarded by the lock.
+static KEPT_MASK: AtomicU64 = AtomicU64::new(0);
+
+pub fn kept_mask() -> u64 {
+    KEPT_MASK.load(Ordering::Relaxed)
+}
+
+pub fn release_kept() {
+    LOCKED.store(false, Ordering::Release);
+}
+
+/// In a forked child: whoever held the lock in the parent does not exist here.
+pub fn after_fork() {
+    if TABLE.sequence.load(Ordering::Relaxed) & 1 != 0 {
+        TABLE.sequence.fetch_add(1, Ordering::Release);
+    }
+    release_kept();
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
-        LOCKED.store(false, Ordering::Release);
+        release_kept();
         sys::set_signal_mask(self.mask);
     }
 }
@@ -140,6 +190,25 @@ pub fn find(address: usize) -> Option<Region> {
             fence(Ordering::Acquire);
             if TABLE.sequence.load(Ordering::Relaxed) == before {
                 return found;
+            }
+        }
+        sys::sched_yield();
+    }
+}
+
+/// The address in the program's view of one in an alias.
+pub fn front_of(alias: usize) -> Option<usize> {
+    loop {
+        let before = TABLE.sequence.load(Ordering::Acquire);
+        if before & 1 == 0 {
+            let count = TABLE.count.load(Ordering::Relaxed).min(CAPACITY);
+            let front = (0..count).map(copy_entry).find_map(|region| {
+                let offset = alias.wrapping_sub(region.alias());
+                (offset < region.length()).then(|| region.start + offset)
+            });
+            fence(Ordering::Acquire);
+            if TABLE.sequence.load(Ordering::Relaxed) == before {
+                return front;
             }
         }
         sys::sched_yield();

@@ -67,6 +67,25 @@ pub unsafe fn mprotect(addr: usize, len: usize, prot: c_int) -> Ret {
     unsafe { syscall3(libc::SYS_mprotect, addr, len, prot as usize) }
 }
 
+/// Moves a mapping to where it may replace what is there.
+///
+/// # Safety
+/// As for munmap and mmap.
+pub unsafe fn move_mapping(from: usize, to: usize, length: usize) -> Ret {
+    // SAFETY: the caller's promise.
+    unsafe { mremap(from, length, length, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, to) }
+}
+
+/// Puts inaccessible memory in this place, replacing what is there.
+///
+/// # Safety
+/// As for mmap with MAP_FIXED.
+pub unsafe fn reserve(address: usize, length: usize) -> Ret {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: the caller's promise.
+    unsafe { mmap(address, length, libc::PROT_NONE, flags, -1, 0) }
+}
+
 /// Fresh zeroed private memory, or None.
 pub fn anonymous(len: usize) -> Option<*mut u8> {
     // SAFETY: a new mapping disturbs nothing.
@@ -121,6 +140,13 @@ pub fn thread_exists(pid: i32, tid: i32) -> bool {
     unsafe { syscall3(libc::SYS_tgkill, pid as usize, tid as usize, 0) != -(libc::ESRCH as isize) }
 }
 
+/// Ends the calling thread, and nothing else.
+pub fn exit_thread() -> ! {
+    // SAFETY: nothing of this thread is needed any more.
+    unsafe { syscall3(libc::SYS_exit, 0, 0, 0) };
+    unreachable!()
+}
+
 pub fn sched_yield() {
     // SAFETY: no arguments.
     unsafe { syscall3(libc::SYS_sched_yield, 0, 0, 0) };
@@ -138,6 +164,53 @@ pub fn futex_wait(word: *const u32, value: u32) {
     unsafe { syscall6(libc::SYS_futex, word as usize, libc::FUTEX_WAIT as usize, value as usize, 0, 0, 0) };
 }
 
+pub fn futex_wake_all(word: *const u32) {
+    // SAFETY: as above.
+    unsafe { syscall3(libc::SYS_futex, word as usize, libc::FUTEX_WAKE as usize, i32::MAX as usize) };
+}
+
+/// Sends a thread of this process a signal with what it is to find in its siginfo. False: the kernel refused.
+pub fn queue_signal(pid: i32, tid: i32, signal: c_int, info: &libc::siginfo_t) -> bool {
+    let info = &raw const *info as usize;
+    // SAFETY: the kernel copies the siginfo.
+    0 == unsafe { syscall6(libc::SYS_rt_tgsigqueueinfo, pid as usize, tid as usize, signal as usize, info, 0, 0) }
+}
+
+/// Calls for every thread of this process; for none where /proc is not to be had.
+pub fn each_thread(mut visit: impl FnMut(i32)) {
+    let directory = open(b"/proc/self/task\0", libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC);
+    if is_error(directory) {
+        return;
+    }
+    let mut buffer = [0u8; 1024];
+    loop {
+        // SAFETY: the buffer is ours.
+        let length = unsafe {
+            syscall3(libc::SYS_getdents64, directory as usize, buffer.as_mut_ptr() as usize, buffer.len())
+        };
+        let Some(mut entries) = usize::try_from(length).ok().filter(|&length| length > 0).map(|length| &buffer[..length])
+        else {
+            break;
+        };
+        // struct linux_dirent64: length at 16 (two bytes), the name from 19.
+        while entries.len() > 19 {
+            let length = usize::from(u16::from_le_bytes([entries[16], entries[17]]));
+            let name = entries[19..length].split(|&byte| byte == 0).next().unwrap_or(&[]);
+            if let Some(tid) = number(name) {
+                visit(tid);
+            }
+            entries = &entries[length..];
+        }
+    }
+    close(directory);
+}
+
+/// A decimal number; None for anything else.
+fn number(text: &[u8]) -> Option<i32> {
+    let digits = text.iter().map(|byte| byte.checked_sub(b'0').filter(|&digit| digit < 10));
+    digits.into_iter().try_fold(0i32, |number, digit| number.checked_mul(10)?.checked_add(i32::from(digit?)))
+}
+
 /// CLOCK_MONOTONIC in nanoseconds; the vDSO's, which takes no lock.
 pub fn monotonic_ns() -> i64 {
     let mut time = timespec { tv_sec: 0, tv_nsec: 0 };
@@ -146,13 +219,12 @@ pub fn monotonic_ns() -> i64 {
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
-/// All signals blocked, and what was blocked before.
-pub fn block_all_signals() -> u64 {
-    let all = !0u64;
+/// Blocks these signals too (bits as in a kernel signal set); returns what was blocked before.
+pub fn block_signals(set: u64) -> u64 {
     let mut old = 0u64;
     // SAFETY: both words are ours; 8 is the kernel's size of a signal set.
     unsafe {
-        syscall6(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK as usize, &raw const all as usize,
+        syscall6(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK as usize, &raw const set as usize,
                  &raw mut old as usize, 8, 0, 0)
     };
     old

@@ -7,8 +7,9 @@ use core::arch::{asm, global_asm};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
+use crate::arch::{self, Registers};
 use crate::arena::{self, Segment};
-use crate::{capture, sys};
+use crate::{capture, process, sys};
 
 global_asm!(
     ".pushsection .tbss, \"awT\", @nobits",
@@ -26,18 +27,6 @@ pub struct Fault {
     pub address: usize,
 }
 
-/// A single step in progress: the pages are open until its trap.
-#[derive(Clone, Copy)]
-pub struct Step {
-    pub saved_mask: u64,
-    pub pc: usize,
-    pub length: usize,
-    pub time_ns: i64,
-    pub map_id: i32,
-    pub offset: u64,
-    pub logged: bool,
-}
-
 #[repr(C, align(64))]
 pub struct Thread {
     /// Operands run through here; aligned like the address they stand for, so twice the widest access.
@@ -50,7 +39,10 @@ pub struct Thread {
     pub used: u32,
     pub next_seq: u64,
     pub fault: Fault,
-    pub step: Option<Step>,
+    /// What run() is running with; null while it is not running.
+    pub registers: *const Registers,
+    /// Room for a copy of the vector state (see vector.rs).
+    pub vector_copy: *mut u8,
     next: *mut Thread,
 }
 
@@ -82,6 +74,7 @@ pub fn believed() -> &'static mut u64 {
 ///
 /// Asynchronous signals are blocked in every caller, so a record is never made twice.
 pub fn current() -> Option<&'static mut Thread> {
+    process::notice_fork();
     // SAFETY: the word is this thread's; it is null or points to a Thread that nobody else uses while this thread lives.
     unsafe {
         let slot = slot();
@@ -90,18 +83,21 @@ pub fn current() -> Option<&'static mut Thread> {
             let thread = &mut **slot;
             (thread.pid, thread.tid) = (sys::getpid(), sys::gettid());
             thread.stream_id = arena::next_stream_id();
-            (thread.segment, thread.used, thread.next_seq, thread.step) = (None, 0, 0, None);
+            (thread.segment, thread.used, thread.next_seq) = (None, 0, 0);
+            process::announce(thread);
         }
         Some(&mut **slot)
     }
 }
 
 fn create() -> Option<*mut Thread> {
-    let thread = sys::anonymous(size_of::<Thread>().next_multiple_of(4096))?.cast::<Thread>();
-    // SAFETY: fresh zeroed memory, page-aligned; all-zero is a valid Thread but for the Options, written here.
+    const RECORD: usize = size_of::<Thread>().next_multiple_of(64);
+    let memory = sys::anonymous((RECORD + arch::vector_state_size()).next_multiple_of(4096))?;
+    let thread = memory.cast::<Thread>();
+    // SAFETY: fresh zeroed memory, page-aligned; all-zero is a valid Thread but for the Option, written here.
     unsafe {
         (&raw mut (*thread).segment).write(None);
-        (&raw mut (*thread).step).write(None);
+        (*thread).vector_copy = memory.add(RECORD);
     }
     let mut head = ALL.load(Ordering::Acquire);
     loop {

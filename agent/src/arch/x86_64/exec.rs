@@ -8,7 +8,7 @@ use core::arch::x86_64::_rdtsc;
 use super::frame::{Frame, RAX, RBX, RCX, RDX, RSP};
 use super::run::{Registers, components, copy, exchange_add, run};
 use super::site::{Class, Site};
-use super::string;
+use super::{string, vector};
 use crate::capture::{self, Row};
 use crate::clock;
 use crate::layout::*;
@@ -199,7 +199,7 @@ impl Access<'_, '_> {
         // The loaded register, stored to our copy, tells the value.
         let at = self.copy_address(address);
         let number = self.site.instruction.op_register(0).number();
-        string::store_vector(registers, number, at, self.site.width);
+        vector::store_vector(registers, number, at, self.site.width);
         let value = self.copied(at);
         self.log(row, READ, &value);
         true
@@ -210,8 +210,8 @@ impl Access<'_, '_> {
         // keeping what it does to the vector state, and for real.
         let at = self.copy_address(address);
         let mut trial = Registers::of(self.frame);
-        let mut state = self.thread.vector_copy(registers.vector_state, registers.components);
-        (trial.vector_state, trial.components) = (state.pointer(), registers.components);
+        trial.vector_state = self.thread.vector_copy(registers.vector_state, registers.components);
+        trial.components = registers.components;
         if !self.moved(&mut trial, at) {
             return false;
         }

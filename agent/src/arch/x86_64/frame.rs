@@ -15,6 +15,8 @@ pub const STATUS_FLAGS: u64 = 0xcd5;
 const GREGS: [usize; 16] = [13, 14, 12, 11, 15, 10, 9, 8, 0, 1, 2, 3, 4, 5, 6, 7];
 const RIP: usize = 16;
 const EFLAGS: usize = 17;
+const ERROR: usize = 19;
+const CR2: usize = 22;
 
 pub const RAX: usize = 0;
 pub const RCX: usize = 1;
@@ -56,6 +58,21 @@ impl<'a> Frame<'a> {
 
     pub fn set_general(&mut self, number: usize, value: u64) {
         self.context.uc_mcontext.gregs[GREGS[number]] = value as i64;
+    }
+
+    /// Was the fault a write? (Page-fault error code, SDM volume 3, 4.7.)
+    pub fn is_write(&self) -> bool {
+        self.context.uc_mcontext.gregs[ERROR] & 2 != 0
+    }
+
+    /// Was the fault the fetch of an instruction?
+    pub fn is_fetch(&self) -> bool {
+        self.context.uc_mcontext.gregs[ERROR] & 16 != 0
+    }
+
+    /// What a handler of the program finds as the address of the fault, beside that of its siginfo.
+    pub fn set_fault_address(&mut self, address: usize) {
+        self.context.uc_mcontext.gregs[CR2] = address as i64;
     }
 
     /// The signal mask that the thread goes on with.

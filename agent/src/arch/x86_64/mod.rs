@@ -6,8 +6,12 @@ pub mod exec;
 pub mod frame;
 mod run;
 pub mod site;
+mod spawn;
 mod string;
+mod vector;
 
-pub use frame::Frame;
-pub use run::recover;
 pub use code::prepare;
+pub use frame::Frame;
+pub use spawn::spawn;
+pub use run::{Registers, SA_RESTORER, recover, restorer, runs};
+pub use vector::vector_state_size;

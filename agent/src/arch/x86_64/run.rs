@@ -63,7 +63,6 @@ pub fn components(state: *const u8) -> u64 {
 
 global_asm!(
     ".pushsection .text",
-    ".intel_syntax noprefix",
     // bool mmiotap_run(struct Registers *rdi). `call` goes through our own stack slot: no register is free.
     "mmiotap_run:",
     "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
@@ -123,7 +122,9 @@ global_asm!(
     "mmiotap_xadd_8: mov rax, [rsi]", "lock xadd [rdi], rax", "mov [rsi], rax", "mov eax, 1", "ret",
     "mmiotap_access_end:",
     "mmiotap_access_fault: xor eax, eax", "ret",
-    ".att_syntax prefix",
+    // Where the kernel returns to from a signal handler. Unwinders know a signal frame by these very bytes.
+    ".balign 16", "nop",
+    "mmiotap_restorer: mov rax, 15", "syscall",
     ".popsection",
 );
 
@@ -133,6 +134,15 @@ unsafe extern "C" {
     static mmiotap_access: u8;
     static mmiotap_access_end: u8;
     static mmiotap_access_fault: u8;
+    static mmiotap_restorer: u8;
+}
+
+/// Flag of the kernel's sigaction: it names a restorer (asm/signal.h).
+pub const SA_RESTORER: u64 = 0x0400_0000;
+
+/// The code that ends a signal handler: the system call rt_sigreturn.
+pub fn restorer() -> usize {
+    &raw const mmiotap_restorer as usize
 }
 
 /// Moves exactly one operand from the first address to the second.
@@ -188,6 +198,12 @@ pub unsafe fn run(registers: &mut Registers, code: usize) -> bool {
     registers.code = code;
     // SAFETY: the caller's promise; a fault is recovered from.
     unsafe { mmiotap_run(registers) }
+}
+
+/// Is this address in code that runs something for the program?
+pub fn runs(pc: usize) -> bool {
+    let (start, end) = (&raw const mmiotap_access as usize, &raw const mmiotap_access_end as usize);
+    (start..end).contains(&pc) || code::contains(pc)
 }
 
 /// If a fault happened in code that we ran for the program, lets that code's caller see it and returns true.

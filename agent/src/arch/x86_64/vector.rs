@@ -1,0 +1,115 @@
+//! The vector state of a signal frame: 512 bytes of FXSAVE, then, where the processor has XSAVE, a header and the components
+//! in the standard format (SDM volume 1, chapter 13).
+
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use super::run::Registers;
+use crate::thread::Thread;
+
+/// Bytes of FXSAVE, and of XSAVE's header behind it.
+const LEGACY: usize = 512;
+const HEADER: usize = 64;
+/// In the header, XSTATE_BV: the components that are not in their initial state, which is all zeros for these.
+const PRESENT: usize = LEGACY;
+
+/// Where in FXSAVE xmm0 is; each has 16 bytes.
+const XMM: usize = 160;
+const SSE: u32 = 1;
+/// The upper halves of ymm0 to ymm15.
+const AVX: u32 = 2;
+/// The upper halves of zmm0 to zmm15.
+const ZMM_UPPER: u32 = 6;
+/// zmm16 to zmm31, whole.
+const ZMM_HIGH: u32 = 7;
+
+/// The leaf of CPUID that tells of XSAVE, and the bit of leaf 1 (ecx) that says that the system uses it.
+const XSAVE_LEAF: u32 = 0xd;
+const OSXSAVE: u32 = 1 << 27;
+
+/// What CPUID said, which is slow to ask in a virtual machine; 0: not asked yet. A component's is offset << 32 | size.
+static STATE_SIZE: AtomicUsize = AtomicUsize::new(0);
+static EXTENTS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+
+/// Bytes of the state with all components that the agent ever loads (see run::components).
+pub fn state_size() -> usize {
+    let known = STATE_SIZE.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let mut size = LEGACY;
+    if __cpuid(1).ecx & OSXSAVE != 0 {
+        // The opmask registers (component 5) lie in front of ZMM_UPPER.
+        let ends = [AVX, ZMM_UPPER, ZMM_HIGH].map(|component| {
+            let (offset, size) = extent(component);
+            offset + size
+        });
+        size = ends.into_iter().fold(LEGACY + HEADER, usize::max);
+    }
+    STATE_SIZE.store(size, Ordering::Relaxed);
+    size
+}
+
+/// Where a component begins and its size; 0 and 0 if the processor does not have it.
+fn extent(component: u32) -> (usize, usize) {
+    let known = &EXTENTS[component as usize];
+    if known.load(Ordering::Relaxed) == 0 {
+        let told = __cpuid_count(XSAVE_LEAF, component);
+        known.store(u64::from(told.ebx) << 32 | u64::from(told.eax), Ordering::Relaxed);
+    }
+    let extent = known.load(Ordering::Relaxed);
+    ((extent >> 32) as usize, extent as u32 as usize)
+}
+
+impl Thread {
+    /// A copy of a frame's state, to run an instruction with that must leave the frame's as it is. One a thread: it holds
+    /// until the next call. Null for null.
+    pub(super) fn vector_copy(&mut self, state: *const u8, components: u64) -> *mut u8 {
+        if state.is_null() {
+            return null_mut();
+        }
+        let size = if components == 0 { LEGACY } else { frame_size(state).min(vector_state_size()) };
+        // SAFETY: the kernel's frame has `size` bytes, and this thread's copy has room for vector_state_size().
+        unsafe { self.vector_copy.copy_from_nonoverlapping(state, size) };
+        self.vector_copy
+    }
+}
+
+/// Linux, asm/sigcontext.h: xstate_size of struct _fpx_sw_bytes at byte 464 is the size of all that the frame holds.
+fn frame_size(state: *const u8) -> usize {
+    const SIZE_OFFSET: usize = 464 + 16;
+    // SAFETY: the kernel's frame always holds the 512 bytes, aligned.
+    unsafe { state.add(SIZE_OFFSET).cast::<u32>().read() as usize }
+}
+
+/// Writes the low `width` bytes (16, 32 or 64) of vector register `number` to `at`, out of the registers' vector state.
+pub(super) fn store_vector(registers: &Registers, number: usize, at: usize, width: usize) {
+    let state = registers.vector_state.cast_const();
+    // SAFETY: the state holds FXSAVE, and XSAVE's header if `components` is not 0.
+    let present = match registers.components {
+        0 => 1 << SSE,
+        _ => unsafe { state.add(PRESENT).cast::<u64>().read() },
+    };
+    let put = |into: usize, component: u32, from: usize, bytes: usize| {
+        let to = (at + into) as *mut u8;
+        // SAFETY: the caller has room for the register; a component that is present lies in the state.
+        unsafe {
+            match present & (1 << component) {
+                0 => to.write_bytes(0, bytes),
+                _ => to.copy_from_nonoverlapping(state.add(from), bytes),
+            }
+        }
+    };
+    if number >= 16 {
+        return put(0, ZMM_HIGH, extent(ZMM_HIGH).0 + 64 * (number - 16), width);
+    }
+    put(0, SSE, XMM + 16 * number, 16);
+    if width > 16 {
+        put(16, AVX, extent(AVX).0 + 16 * number, 16);
+    }
+    if width > 32 {
+        put(32, ZMM_UPPER, extent(ZMM_UPPER).0 + 32 * number, 32);
+    }
+}

@@ -1,0 +1,111 @@
+//! Durations: ticks of the time-stamp counter, in nanoseconds.
+
+use core::arch::x86_64::{__cpuid, _rdtsc};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use crate::layout::NO_DURATION;
+use crate::{arena, sys};
+
+/// Both clocks at the start.
+static START_TICKS: AtomicU64 = AtomicU64::new(0);
+static START_NS: AtomicI64 = AtomicI64::new(0);
+/// Nanoseconds a tick, times 2³²; 0: not settled yet.
+static RATE: AtomicU64 = AtomicU64::new(0);
+static INVARIANT: AtomicBool = AtomicBool::new(false);
+
+/// How far apart the two readings of both clocks are at least that settle the rate. Each is some 50 ns uncertain.
+const SETTLED_NS: i64 = 1_000_000;
+
+/// Reads both clocks at the start of the program.
+pub fn prepare() {
+    let (ticks, ns) = read_both();
+    START_TICKS.store(ticks, Ordering::Relaxed);
+    START_NS.store(ns, Ordering::Relaxed);
+    INVARIANT.store(is_invariant(), Ordering::Relaxed);
+}
+
+/// The time between two readings of the time-stamp counter; NO_DURATION unless the recording wants it.
+pub fn duration_ns(before: u64, after: u64) -> u32 {
+    if !arena::wants_latency() {
+        return NO_DURATION;
+    }
+    // The counters of two processors may differ a little, and the thread may have moved.
+    scale(after.saturating_sub(before), rate())
+}
+
+/// The counter's rate by the system's clock.
+///
+/// A counter that is not said to be invariant gets the mean rate since the start. The word for it is missing on processors
+/// from before 2008, whose counter follows their frequency, and in virtual machines that do not pass it on, where the mean
+/// is the rate.
+fn rate() -> u64 {
+    let settled = RATE.load(Ordering::Relaxed);
+    if settled != 0 {
+        return settled;
+    }
+    let (ticks, ns) = read_both();
+    let ns = ns - START_NS.load(Ordering::Relaxed);
+    let rate = rate_of(ticks.wrapping_sub(START_TICKS.load(Ordering::Relaxed)), ns);
+    if ns >= SETTLED_NS && INVARIANT.load(Ordering::Relaxed) {
+        RATE.store(rate, Ordering::Relaxed);
+    }
+    rate
+}
+
+fn rate_of(ticks: u64, ns: i64) -> u64 {
+    ((u128::from(ns.unsigned_abs()) << 32) / u128::from(ticks.max(1))) as u64
+}
+
+fn scale(ticks: u64, rate: u64) -> u32 {
+    let ns = (u128::from(ticks) * u128::from(rate)) >> 32;
+    ns.min(u128::from(NO_DURATION - 1)) as u32
+}
+
+/// One moment on both clocks. Of a few readings the one that took the fewest ticks is the one that nothing interrupted.
+fn read_both() -> (u64, i64) {
+    const READINGS: usize = 4;
+    let mut best = (u64::MAX, 0, 0);
+    for _ in 0..READINGS {
+        // SAFETY: reading the time-stamp counter has no effect.
+        let before = unsafe { _rdtsc() };
+        let ns = sys::monotonic_ns();
+        // SAFETY: as above.
+        let took = unsafe { _rdtsc() }.saturating_sub(before);
+        if took < best.0 {
+            best = (took, before + took / 2, ns);
+        }
+    }
+    (best.1, best.2)
+}
+
+/// CPUID 0x80000007, edx bit 8: the counter runs at a constant rate in all states (SDM, 19.17.1).
+fn is_invariant() -> bool {
+    const LEAF: u32 = 0x8000_0007;
+    __cpuid(0x8000_0000).eax >= LEAF && __cpuid(LEAF).edx & (1 << 8) != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_and_saturates_below_the_word_for_not_measured() {
+        let half_a_nanosecond = 1 << 31;
+        assert_eq!(scale(2_001, half_a_nanosecond), 1_000);
+        assert_eq!(scale(u64::MAX, half_a_nanosecond), NO_DURATION - 1);
+        assert_eq!(scale(0, half_a_nanosecond), 0);
+        assert_eq!(rate_of(2_000_000, 1_000_000), half_a_nanosecond);
+    }
+
+    #[test]
+    fn the_rate_turns_ticks_into_the_time_that_has_passed() {
+        let start = read_both();
+        sys::sleep_ns(5_000_000);
+        let middle = read_both();
+        let rate = rate_of(middle.0 - start.0, middle.1 - start.1);
+        sys::sleep_ns(5_000_000);
+        let end = read_both();
+        let (told, passed) = (i64::from(scale(end.0 - middle.0, rate)), end.1 - middle.1);
+        assert!((told - passed).abs() <= passed / 100, "{told} ns told, {passed} ns passed");
+    }
+}

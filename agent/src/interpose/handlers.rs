@@ -1,0 +1,165 @@
+//! sigaction and signal: the agent's handlers stay first, and the program sees its own.
+
+use core::mem::{MaybeUninit, transmute, zeroed};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use libc::{SA_RESETHAND, SA_RESTART, SIG_ERR, SIGBUS, SIGSEGV, SIGTRAP, c_int, sigaction as Sigaction, sighandler_t};
+
+use super::Real;
+use super::masks::{kernel_set, set_kernel_set};
+use crate::signals::{self, Action, OURS, bit};
+use crate::{arch, region};
+
+static SIGACTION: Real = Real::new(c"sigaction");
+
+type SigactionFn = unsafe extern "C" fn(c_int, *const Sigaction, *mut Sigaction) -> c_int;
+
+fn is_ours(signal: c_int) -> bool {
+    matches!(signal, SIGSEGV | SIGBUS | SIGTRAP)
+}
+
+/// Signals (bit n − 1 for signal n) whose handlers the program wants to run with SIGSEGV, SIGBUS or SIGTRAP blocked: what we
+/// take out of their masks, and show again when asked.
+static STRIPPED: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+const SIGNALS: [c_int; 3] = [SIGSEGV, SIGBUS, SIGTRAP];
+
+fn stripped(signal: c_int) -> u64 {
+    let set = |index: usize| STRIPPED[index].load(Ordering::Relaxed) & bit(signal) != 0;
+    SIGNALS.iter().enumerate().filter(|&(index, _)| set(index)).map(|(_, &ours)| bit(ours)).sum()
+}
+
+fn set_stripped(signal: c_int, mask: u64) {
+    for (ours, word) in SIGNALS.iter().zip(&STRIPPED) {
+        if mask & bit(*ours) != 0 {
+            word.fetch_or(bit(signal), Ordering::Relaxed);
+        } else {
+            word.fetch_and(!bit(signal), Ordering::Relaxed);
+        }
+    }
+}
+
+/// # Safety
+/// As sigaction(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Sigaction, old: *mut Sigaction) -> c_int {
+    crate::start();
+    // SAFETY: the function of this name in libc.
+    let real: SigactionFn = unsafe { transmute(SIGACTION.address()) };
+    if crate::arena::base() == 0 || !(1..=64).contains(&signal) {
+        // SAFETY: the caller's promise.
+        return unsafe { real(signal, new, old) };
+    }
+    if is_ours(signal) {
+        let _table = region::lock();
+        if signals::is_installed() {
+            // SAFETY: the caller's promise.
+            unsafe { exchange(signal, new, old) };
+            return 0;
+        }
+    }
+    let before = stripped(signal);
+    // SAFETY: the caller's promise: each is null or valid. libc writes to `old` before we do.
+    unsafe {
+        let mut stripped = MaybeUninit::<Sigaction>::uninit();
+        let mut passed = new;
+        if !new.is_null() && !is_ours(signal) {
+            let changed = stripped.write(*new);
+            set_kernel_set(&mut changed.sa_mask, kernel_set(&(*new).sa_mask) & !OURS);
+            passed = stripped.as_ptr();
+        }
+        let ret = real(signal, passed, old);
+        if ret == 0 && !is_ours(signal) {
+            if !new.is_null() {
+                set_stripped(signal, kernel_set(&(*new).sa_mask));
+            }
+            if !old.is_null() {
+                set_kernel_set(&mut (*old).sa_mask, kernel_set(&(*old).sa_mask) | before);
+            }
+        }
+        ret
+    }
+}
+
+/// # Safety
+/// As sigaction(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __sigaction(signal: c_int, new: *const Sigaction, old: *mut Sigaction) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { sigaction(signal, new, old) }
+}
+
+/// One of our three: the program's action lives with us.
+unsafe fn exchange(signal: c_int, new: *const Sigaction, old: *mut Sigaction) {
+    // SAFETY: the caller's promise.
+    let new = unsafe { new.as_ref() }.map(|new| Action {
+        handler: new.sa_sigaction,
+        flags: new.sa_flags as u32 as u64,
+        restorer: 0,
+        mask: kernel_set(&new.sa_mask),
+    });
+    let before = signals::program_action(signal, new);
+    // SAFETY: the caller's promise.
+    if let Some(old) = unsafe { old.as_mut() } {
+        // SAFETY: all-zero is a valid sigaction.
+        *old = unsafe { zeroed() };
+        old.sa_sigaction = before.handler;
+        old.sa_flags = (before.flags & !arch::SA_RESTORER) as c_int;
+        set_kernel_set(&mut old.sa_mask, before.mask);
+    }
+}
+
+unsafe fn simple(signal: c_int, handler: sighandler_t, flags: c_int) -> sighandler_t {
+    // SAFETY: both structures are ours; the handler is the caller's promise.
+    unsafe {
+        let (mut new, mut old): (Sigaction, Sigaction) = (zeroed(), zeroed());
+        (new.sa_sigaction, new.sa_flags) = (handler, flags);
+        if flags & SA_RESTART != 0 && (1..=64).contains(&signal) {
+            set_kernel_set(&mut new.sa_mask, bit(signal));
+        }
+        if sigaction(signal, &raw const new, &raw mut old) == 0 { old.sa_sigaction } else { SIG_ERR }
+    }
+}
+
+/// signal(2) as glibc has it: the handler stays, and system calls are restarted.
+///
+/// # Safety
+/// As signal(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn signal(signal: c_int, handler: sighandler_t) -> sighandler_t {
+    // SAFETY: the caller's promise.
+    unsafe { simple(signal, handler, SA_RESTART) }
+}
+
+/// # Safety
+/// As signal(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn bsd_signal(number: c_int, handler: sighandler_t) -> sighandler_t {
+    // SAFETY: the caller's promise.
+    unsafe { signal(number, handler) }
+}
+
+/// # Safety
+/// As signal(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn ssignal(number: c_int, handler: sighandler_t) -> sighandler_t {
+    // SAFETY: the caller's promise.
+    unsafe { signal(number, handler) }
+}
+
+/// signal(2) as System V had it: once only.
+///
+/// # Safety
+/// As signal(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn sysv_signal(number: c_int, handler: sighandler_t) -> sighandler_t {
+    // SAFETY: the caller's promise.
+    unsafe { simple(number, handler, SA_RESETHAND | libc::SA_NODEFER) }
+}
+
+/// # Safety
+/// As signal(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __sysv_signal(number: c_int, handler: sighandler_t) -> sighandler_t {
+    // SAFETY: the caller's promise.
+    unsafe { sysv_signal(number, handler) }
+}

@@ -1,0 +1,122 @@
+//! Signal masks: SIGSEGV, SIGBUS and SIGTRAP are never really blocked, for a fault in a region would then kill; the program
+//! sees the mask that it believes in.
+
+use core::mem::{MaybeUninit, transmute};
+
+use libc::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec};
+
+use super::Real;
+use crate::arena;
+use crate::signals::OURS;
+use crate::thread::believed;
+
+/// The kernel's part of a libc signal set: its first eight bytes.
+pub fn kernel_set(set: &sigset_t) -> u64 {
+    // SAFETY: inside the structure, aligned alike.
+    unsafe { (&raw const *set).cast::<u64>().read() }
+}
+
+pub fn set_kernel_set(set: &mut sigset_t, bits: u64) {
+    // SAFETY: as above.
+    unsafe { (&raw mut *set).cast::<u64>().write(bits) };
+}
+
+type MaskFn = unsafe extern "C" fn(c_int, *const sigset_t, *mut sigset_t) -> c_int;
+
+unsafe fn change(real: &Real, how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
+    crate::start();
+    // SAFETY: both functions that come here have this type.
+    let real: MaskFn = unsafe { transmute(real.address()) };
+    if arena::base() == 0 {
+        // SAFETY: the caller's promise.
+        return unsafe { real(how, new, old) };
+    }
+    // SAFETY: the caller's promise: each is null or valid, and they may be the same.
+    unsafe {
+        let wanted = new.as_ref().map(kernel_set);
+        let mut stripped = MaybeUninit::<sigset_t>::uninit();
+        let mut passed = new;
+        if let Some(wanted) = wanted {
+            stripped.write(*new);
+            set_kernel_set(stripped.assume_init_mut(), wanted & !OURS);
+            passed = stripped.as_ptr();
+        }
+        let ret = real(how, passed, old);
+        if ret == 0 {
+            let before = *believed();
+            match wanted.map(|wanted| wanted & OURS) {
+                Some(bits) if how == SIG_BLOCK => *believed() = before | bits,
+                Some(bits) if how == SIG_UNBLOCK => *believed() = before & !bits,
+                Some(bits) if how == SIG_SETMASK => *believed() = bits,
+                _ => {}
+            }
+            if let Some(old) = old.as_mut() {
+                set_kernel_set(old, kernel_set(old) & !OURS | before);
+            }
+        }
+        ret
+    }
+}
+
+/// # Safety
+/// As sigprocmask(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn sigprocmask(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
+    static REAL: Real = Real::new(c"sigprocmask");
+    // SAFETY: the caller's promise.
+    unsafe { change(&REAL, how, new, old) }
+}
+
+/// # Safety
+/// As pthread_sigmask(3).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn pthread_sigmask(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
+    static REAL: Real = Real::new(c"pthread_sigmask");
+    // SAFETY: the caller's promise.
+    unsafe { change(&REAL, how, new, old) }
+}
+
+/// A mask for the length of a wait, without our three: handlers that run in it may touch a device.
+struct Waiting(Option<sigset_t>);
+
+impl Waiting {
+    unsafe fn new(mask: *const sigset_t) -> Waiting {
+        // SAFETY: the caller's promise.
+        Waiting(unsafe { mask.as_ref() }.map(|mask| {
+            let mut stripped = *mask;
+            set_kernel_set(&mut stripped, kernel_set(mask) & !OURS);
+            stripped
+        }))
+    }
+
+    fn pointer(&self) -> *const sigset_t {
+        self.0.as_ref().map_or(core::ptr::null(), |mask| &raw const *mask)
+    }
+}
+
+/// Functions that wait with a mask, the mask being their last argument.
+macro_rules! waits {
+    ($($name:ident($($argument:ident: $kind:ty),*);)*) => { $(
+        /// # Safety
+        /// As the function of this name in the C library.
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name($($argument: $kind,)* mask: *const sigset_t) -> c_int {
+            static REAL: Real = Real::new(match core::ffi::CStr::from_bytes_with_nul(
+                concat!(stringify!($name), "\0").as_bytes()) { Ok(name) => name, Err(_) => unreachable!() });
+            // SAFETY: the function of this name in libc, and the caller's promise.
+            unsafe {
+                let real: unsafe extern "C" fn($($kind,)* *const sigset_t) -> c_int = transmute(REAL.address());
+                let mask = Waiting::new(mask);
+                real($($argument,)* mask.pointer())
+            }
+        }
+    )* };
+}
+
+waits! {
+    sigsuspend();
+    ppoll(fds: *mut pollfd, count: nfds_t, timeout: *const timespec);
+    pselect(count: c_int, reads: *mut fd_set, writes: *mut fd_set, errors: *mut fd_set, timeout: *const timespec);
+    epoll_pwait(epoll: c_int, events: *mut epoll_event, count: c_int, timeout: c_int);
+    epoll_pwait2(epoll: c_int, events: *mut epoll_event, count: c_int, timeout: *const timespec);
+}

@@ -1,0 +1,97 @@
+//! What mmiotap loads into the program that it records.
+//!
+//! The way of an access: [`interpose`] sees the program map a device, [`mapping`] takes the mapping over, a touch faults into
+//! [`fault`], [`arch`] runs the instruction against the alias, [`capture`] writes the event into the [`arena`].
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+mod arch;
+mod arena;
+mod arming;
+mod capture;
+mod clock;
+mod fault;
+mod interpose;
+mod layout;
+mod mapping;
+mod memory;
+mod modules;
+mod park;
+mod paths;
+mod process;
+mod region;
+mod rules;
+mod signals;
+mod step;
+mod sys;
+mod thread;
+
+use core::ffi::{CStr, c_char};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// Where the recorder says which recording this process belongs to.
+const ARENA_VARIABLE: &CStr = c"MMIOTAP_ARENA";
+
+const NEW: u32 = 0;
+const STARTING: u32 = 1;
+const READY: u32 = 2;
+
+/// Attaches to the recording, if there is one: before main, or when the first interposed call comes even earlier.
+pub(crate) fn start() {
+    static STATE: AtomicU32 = AtomicU32::new(NEW);
+    if STATE.load(Ordering::Acquire) == READY
+        || STATE.compare_exchange(NEW, STARTING, Ordering::Acquire, Ordering::Relaxed).is_err()
+    {
+        return;
+    }
+    // SAFETY: the environment is in place before any constructor runs.
+    let path = unsafe { libc::getenv(ARENA_VARIABLE.as_ptr()) };
+    if !path.is_null() {
+        // SAFETY: getenv returns a NUL-terminated string.
+        let path = unsafe { CStr::from_ptr(path) };
+        // All else first: with the arena there, the agent is at work.
+        process::prepare();
+        arch::prepare();
+        clock::prepare();
+        modules::prepare();
+        arena::attach(path.to_bytes_with_nul());
+    }
+    STATE.store(READY, Ordering::Release);
+}
+
+extern "C" fn constructor() {
+    start();
+}
+
+#[cfg(not(test))]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn() = constructor;
+
+/// Writes a mark into the trace: include/mmiotap.h calls it, and so does the Python package. Does nothing when nothing is
+/// recorded. At most 16,320 bytes of the text are kept.
+///
+/// # Safety
+/// `text` is a NUL-terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mmiotap_agent_mark(text: *const c_char) {
+    start();
+    if arena::base() == 0 || text.is_null() {
+        return;
+    }
+    // SAFETY: the caller's promise.
+    let text = unsafe { CStr::from_ptr(text) };
+    let mask = sys::block_signals(!signals::OURS);
+    if let Some(thread) = thread::current() {
+        capture::write(thread, &capture::Row::new(layout::MARK), text.to_bytes());
+    }
+    sys::set_signal_mask(mask);
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // SAFETY: abort takes no arguments. A broken agent must not go on inside somebody else's program.
+    unsafe { libc::abort() }
+}

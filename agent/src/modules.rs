@@ -1,0 +1,3 @@
+pub fn prepare() {}
+pub fn note(_pc: usize) {}
+pub fn after_fork() {}

@@ -1,0 +1,153 @@
+//! The three signals that the agent needs for itself, and the program's own handlers for them, which it hands on to.
+//!
+//! Invariants: once [`install`] has run, the kernel's action for SIGSEGV, SIGBUS and SIGTRAP is the agent's; what the program
+//! has set, and what it reads back, lives in [`ACTIONS`]. No thread of the program has them blocked.
+
+use core::cell::UnsafeCell;
+use core::mem::transmute;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use libc::{SIG_DFL, SIG_IGN, SIGBUS, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
+
+use crate::arch::{self, Frame};
+use crate::{fault, sys, thread};
+
+/// A signal's bit in a kernel signal set.
+pub const fn bit(signal: c_int) -> u64 {
+    1 << (signal - 1)
+}
+
+pub const OURS: u64 = bit(SIGSEGV) | bit(SIGBUS) | bit(SIGTRAP);
+
+/// The kernel's struct sigaction (x86-64, asm/signal.h).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Action {
+    pub handler: usize,
+    pub flags: u64,
+    pub restorer: usize,
+    pub mask: u64,
+}
+
+impl Action {
+    pub const DEFAULT: Action = Action { handler: SIG_DFL, flags: 0, restorer: 0, mask: 0 };
+}
+
+struct Actions {
+    locked: AtomicBool,
+    actions: UnsafeCell<[Action; 3]>,
+}
+
+// SAFETY: the actions are only touched under the lock.
+unsafe impl Sync for Actions {}
+
+/// What the program has set for SIGSEGV, SIGBUS and SIGTRAP.
+static ACTIONS: Actions = Actions { locked: AtomicBool::new(false), actions: UnsafeCell::new([Action::DEFAULT; 3]) };
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+fn with_action<T>(signal: c_int, work: impl FnOnce(&mut Action) -> T) -> T {
+    // A handler that interrupted the holder would wait for ever.
+    let mask = sys::block_signals(!0);
+    while ACTIONS.locked.swap(true, Ordering::Acquire) {
+        sys::sched_yield();
+    }
+    let index = match signal {
+        SIGSEGV => 0,
+        SIGBUS => 1,
+        _ => 2,
+    };
+    // SAFETY: we hold the lock.
+    let result = work(unsafe { &mut (&mut *ACTIONS.actions.get())[index] });
+    ACTIONS.locked.store(false, Ordering::Release);
+    sys::set_signal_mask(mask);
+    result
+}
+
+pub fn after_fork() {
+    ACTIONS.locked.store(false, Ordering::Release);
+}
+
+pub fn is_installed() -> bool {
+    INSTALLED.load(Ordering::Acquire)
+}
+
+/// Puts the agent's handlers in place, at the first mapping that is taken over; called under the region lock.
+pub fn install() {
+    if is_installed() {
+        return;
+    }
+    for signal in [SIGSEGV, SIGBUS, SIGTRAP] {
+        let ours = Action {
+            handler: fault::handler as *const () as usize,
+            flags: (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART | libc::SA_NODEFER) as u64
+                | arch::SA_RESTORER,
+            restorer: arch::restorer(),
+            mask: !OURS,
+        };
+        let mut before = Action::DEFAULT;
+        kernel_action(signal, Some(&ours), Some(&mut before));
+        with_action(signal, |action| *action = before);
+    }
+    INSTALLED.store(true, Ordering::Release);
+}
+
+fn kernel_action(signal: c_int, new: Option<&Action>, old: Option<&mut Action>) {
+    let new = new.map_or(0, |action| &raw const *action as usize);
+    let old = old.map_or(0, |action| &raw mut *action as usize);
+    // SAFETY: both are null or ours; 8 is the kernel's size of a signal set.
+    unsafe { sys::syscall6(libc::SYS_rt_sigaction, signal as usize, new, old, 8, 0, 0) };
+}
+
+/// The program's action for one of the three; replaced if there is a new one. Returns the one before.
+pub fn program_action(signal: c_int, new: Option<Action>) -> Action {
+    with_action(signal, |action| {
+        let before = *action;
+        if let Some(new) = new {
+            *action = new;
+        }
+        before
+    })
+}
+
+/// Gives the program a signal that is not the agent's affair, as the kernel would have. The last thing a handler does: the
+/// program's own handler may never return.
+pub fn hand_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
+    let action = with_action(signal, |action| {
+        let now = *action;
+        if now.flags & libc::SA_RESETHAND as u64 != 0 && now.handler > SIG_IGN {
+            *action = Action::DEFAULT;
+        }
+        now
+    });
+    // A fault cannot be ignored or held back: the kernel kills (kernel/signal.c, force_sig_info_to_task).
+    let is_fault = info.si_code > 0;
+    let blocked = *thread::believed() & bit(signal) != 0;
+    match action.handler {
+        SIG_IGN if !is_fault => {}
+        SIG_DFL | SIG_IGN => die(signal, info, context),
+        _ if is_fault && blocked => die(signal, info, context),
+        handler => call(handler, &action, signal, info, context),
+    }
+}
+
+fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
+    // The signal itself stays open, for the handler may touch a device.
+    let mask = Frame::new(context).mask() | action.mask & !OURS;
+    sys::set_signal_mask(mask);
+    // SAFETY: the program has said that this is a signal handler; one that takes fewer arguments ignores the others.
+    let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = unsafe { transmute(handler) };
+    handler(signal, info, (&raw mut *context).cast());
+    let mut frame = Frame::new(context);
+    frame.set_mask(frame.mask() & !OURS);
+}
+
+/// The default action: the program dies of this signal, where it stands.
+fn die(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
+    kernel_action(signal, Some(&Action::DEFAULT), None);
+    // It comes when the handler returns and opens the mask, so a core file shows the program and not the agent.
+    sys::block_signals(bit(signal));
+    let mut frame = Frame::new(context);
+    frame.set_mask(frame.mask() & !bit(signal));
+    info.si_signo = signal;
+    sys::queue_signal(sys::getpid(), sys::gettid(), signal, info);
+}
