@@ -116,6 +116,7 @@ def _recording(folder: Path, rows: npt.NDArray[np.void]) -> Arena:
     rows["time_ns"] = np.where(
         np.diff(rows["time_ns"], prepend=0) < 0, step, np.diff(rows["time_ns"], prepend=0)
     ).cumsum()
+    _about_the_process(ArenaWriter(arena, pid=os.getpid(), tid=999))
     threads = [ArenaWriter(arena, pid=os.getpid(), tid=1000 + index) for index in range(THREADS)]
     of_thread = np.arange(len(rows)) // 100 % THREADS
     for index, thread in enumerate(threads):
@@ -124,6 +125,15 @@ def _recording(folder: Path, rows: npt.NDArray[np.void]) -> Arena:
         for first in range(0, len(own), layout.ROWS_PER_SEGMENT):
             thread.write_rows(own[first : first + layout.ROWS_PER_SEGMENT].tobytes())
     return arena
+
+
+def _about_the_process(thread: ArenaWriter) -> None:
+    """What every recording has beside its accesses: the program, its libraries, the mapping."""
+    thread.write(layout.PROCESS, extra=b"/opt/driver/e1000")
+    for library in ("e1000", "libc.so.6", "ld-linux-x86-64.so.2", "mmiotap/_agent.so"):
+        thread.write(layout.MODULE, extra=bytes(16) + b"\x14\0\0\0" + bytes(20) + f"/usr/lib/{library}".encode())
+    path = b"/sys/devices/pci0000:00/0000:00:03.0/resource0"
+    thread.write(layout.MAP, time_ns=1, map_id=1, value=0x7F0000000000, extra=bytes(24) + path)
 
 
 if __name__ == "__main__":

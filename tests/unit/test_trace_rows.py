@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,37 @@ class TestBeside:
         assert texts[2] is None
         Sealer(tmp_path / "t", arena).finish()
         assert open_trace(tmp_path / "t").events(["text"])["text"].to_pylist() == texts
+
+
+def test_counts_can_be_asked_for_while_it_seals(tmp_path: Path) -> None:
+    """They never go down, and never ahead of what was written."""
+    model = Model(tmp_path / "t", new_recording(tmp_path / "t", segments=THREADS * SEGMENTS_EACH))
+    sealer = Sealer(tmp_path / "t", model.arena)
+    over = threading.Event()
+    wrong: list[tuple[int, int, int]] = []
+    asked = 0
+
+    def ask() -> None:
+        nonlocal asked
+        before = 0
+        while not over.is_set():
+            published = len(model.expected)
+            events, lost = sealer.counts()
+            if lost or not before <= events or not published <= events <= len(model.expected) + 1:
+                wrong.append((before, published, events))
+            before = events
+            asked += 1
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        while asked < 50 and asking.is_alive():
+            for _ in range(500):
+                model.write(0, 1, {"kind": layout.WRITE, "extra": b"x" * 70})
+            sealer.seal()
+    finally:
+        over.set()
+        asking.join()
+    assert wrong == []
+    assert asked >= 50
+    model.check(open_trace(tmp_path / "t"))
