@@ -4,7 +4,6 @@
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::run::Registers;
 use crate::thread::Thread;
@@ -34,7 +33,7 @@ static STATE_SIZE: AtomicUsize = AtomicUsize::new(0);
 static EXTENTS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
 
 /// Bytes of the state with all components that the agent ever loads (see run::components).
-pub fn state_size() -> usize {
+pub fn vector_state_size() -> usize {
     let known = STATE_SIZE.load(Ordering::Relaxed);
     if known != 0 {
         return known;
