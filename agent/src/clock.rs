@@ -79,9 +79,12 @@ fn read_both() -> (u64, i64) {
 }
 
 /// CPUID 0x80000007, edx bit 8: the counter runs at a constant rate in all states (SDM, 19.17.1).
+#[allow(unused_unsafe)] // __cpuid was unsafe to call in older Rust
 fn is_invariant() -> bool {
+    const HIGHEST: u32 = 0x8000_0000;
     const LEAF: u32 = 0x8000_0007;
-    __cpuid(0x8000_0000).eax >= LEAF && __cpuid(LEAF).edx & (1 << 8) != 0
+    // SAFETY: every x86-64 processor has the instruction and the first of these leaves.
+    unsafe { __cpuid(HIGHEST).eax >= LEAF && __cpuid(LEAF).edx & (1 << 8) != 0 }
 }
 
 #[cfg(test)]

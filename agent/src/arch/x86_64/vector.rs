@@ -1,7 +1,7 @@
 //! The vector state of a signal frame: 512 bytes of FXSAVE, then, where the processor has XSAVE, a header and the components
 //! in the standard format (SDM volume 1, chapter 13).
 
-use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::arch::x86_64::{CpuidResult, __cpuid_count};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -39,7 +39,7 @@ pub fn vector_state_size() -> usize {
         return known;
     }
     let mut size = LEGACY;
-    if __cpuid(1).ecx & OSXSAVE != 0 {
+    if cpuid(1, 0).ecx & OSXSAVE != 0 {
         // The opmask registers (component 5) lie in front of ZMM_UPPER.
         let ends = [AVX, ZMM_UPPER, ZMM_HIGH].map(|component| {
             let (offset, size) = extent(component);
@@ -55,11 +55,17 @@ pub fn vector_state_size() -> usize {
 fn extent(component: u32) -> (usize, usize) {
     let known = &EXTENTS[component as usize];
     if known.load(Ordering::Relaxed) == 0 {
-        let told = __cpuid_count(XSAVE_LEAF, component);
+        let told = cpuid(XSAVE_LEAF, component);
         known.store(u64::from(told.ebx) << 32 | u64::from(told.eax), Ordering::Relaxed);
     }
     let extent = known.load(Ordering::Relaxed);
     ((extent >> 32) as usize, extent as u32 as usize)
+}
+
+#[allow(unused_unsafe)] // it was unsafe to call in older Rust
+fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
+    // SAFETY: every x86-64 processor has the instruction.
+    unsafe { __cpuid_count(leaf, subleaf) }
 }
 
 impl Thread {
@@ -86,9 +92,9 @@ fn frame_size(state: *const u8) -> usize {
 /// Writes the low `width` bytes (16, 32 or 64) of vector register `number` to `at`, out of the registers' vector state.
 pub(super) fn store_vector(registers: &Registers, number: usize, at: usize, width: usize) {
     let state = registers.vector_state.cast_const();
-    // SAFETY: the state holds FXSAVE, and XSAVE's header if `components` is not 0.
     let present = match registers.components {
         0 => 1 << SSE,
+        // SAFETY: with components, the state holds XSAVE's header.
         _ => unsafe { state.add(PRESENT).cast::<u64>().read() },
     };
     let put = |into: usize, component: u32, from: usize, bytes: usize| {
