@@ -182,10 +182,11 @@ def test_a_folder_that_was_removed_stays_away(tmp_path: Path) -> None:
     thread.write(layout.MAP, map_id=1, extra=bytes(24) + b"/x")
     sealer = Sealer(tmp_path / "t", arena)
     shutil.rmtree(tmp_path / "t")
-    for attempt in (sealer.seal, sealer.finish, lambda: Sealer(tmp_path / "t", arena)):
+    late = Sealer(tmp_path / "t", arena)
+    for attempt in (sealer.seal, sealer.finish, late.seal, late.finish):
         with pytest.raises(OSError, match="No such file"):
             attempt()
-    assert sealer.counts() == (1, 0)
+    assert sealer.counts() == late.counts() == (1, 0)
     assert not (tmp_path / "t").exists()
 
 

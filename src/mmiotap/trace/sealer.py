@@ -1,5 +1,6 @@
 """Sealing: rows of the arena become Parquet parts, and only then are their segments given back."""
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 
 from mmiotap.trace import rows, store
 from mmiotap.trace.arena import Arena, Chunk
+from mmiotap.trace.errors import DiskError
 from mmiotap.trace.model import Mapping, Module, Process
 from mmiotap.trace.writer import TraceWriter
 
@@ -21,59 +23,75 @@ class Sealer:
     """
 
     def __init__(self, folder: Path, arena: Arena, state: str = "finished") -> None:
-        """``state`` is what the trace is in after :meth:`finish`. Raises DiskError if the folder is gone."""
-        with store.writing(folder):
-            store.TraceDir(folder).info_file.stat()
+        """``state`` is what the trace is in after :meth:`finish`."""
+        self._folder = folder
         self._arena = arena
-        self._writer = TraceWriter(folder, state)
+        self._state = state
         self._lock = threading.Lock()
         self._scratch = rows.Scratch()
-        self._mappings = {mapping.map_id: mapping for mapping in store.read_mappings(folder)}
+        self._writer: TraceWriter | None = None
+        self._mappings: dict[int, Mapping] = {}
         #: What is beside the events already; one before us may have written it and not come to the part.
-        self._listed: set[object] = {*self._mappings, *store.read_modules(folder), *store.read_processes(folder)}
+        self._listed: set[object] = set()
+        with contextlib.suppress(DiskError):  # if the folder is gone, seal() says so; what is there can be counted
+            self._open()
+
+    def _open(self) -> TraceWriter:
+        if self._writer is None:
+            with store.writing(self._folder):
+                store.TraceDir(self._folder).info_file.stat()
+            writer = TraceWriter(self._folder, self._state)
+            self._mappings = {mapping.map_id: mapping for mapping in store.read_mappings(self._folder)}
+            self._listed.update(self._mappings, store.read_modules(self._folder), store.read_processes(self._folder))
+            self._writer = writer
+        return self._writer
 
     def seal(self) -> None:
         """Put all published rows into parts and give back what can be. Raises DiskError; nothing is lost then."""
+        writer = self._open()
         ended = self._arena.ended()
         chunks = self._arena.snapshot(copy=False)
         over = [chunk for chunk in chunks if chunk.header.index in ended]
-        self._seal(rows.unsealed(chunks, self._writer.sealed), over, 0)
+        self._seal(writer, chunks, over, 0)
         with self._lock:
-            self._arena.recycle(ended, self._writer.sealed)
+            self._arena.recycle(ended, writer.sealed)
 
     def finish(self, **info: Any) -> None:
         """Seal the rest, what was lost at the end included, and complete trace.json. Nobody may write any more."""
+        writer = self._open()
         chunks = self._arena.snapshot(copy=False)
-        self._seal(rows.unsealed(chunks, self._writer.sealed), chunks, self._arena.lost_unplaced)
-        self._writer.finish(**info)
+        self._seal(writer, chunks, chunks, self._arena.lost_unplaced)
+        writer.finish(**info)
 
     def counts(self) -> tuple[int, int]:
         """Events recorded (sealed or not) and events lost, so far."""
         with self._lock:
+            writer = self._writer
+            sealed = writer.sealed if writer else {}
             chunks = self._arena.snapshot(copy=False)
-            waiting = rows.unsealed(chunks, self._writer.sealed)
-            lost = rows.losses(chunks, self._arena.lost_unplaced, self._writer.sealed, 0)
-            events, lost_events = rows.count([*waiting, *lost])
-            return self._writer.events + events, self._writer.lost + lost_events
+            lost = rows.losses(chunks, self._arena.lost_unplaced, sealed, 0)
+            events, lost_events = rows.count([*rows.unsealed(chunks, sealed), *lost])
+            return events + (writer.events if writer else 0), lost_events + (writer.lost if writer else 0)
 
-    def _seal(self, waiting: list[Chunk], over: list[Chunk], lost_unplaced: int) -> None:
-        """Rows, and losses in streams that are ``over``."""
-        end_ns = max(self._writer.end_ns, rows.latest_ns(waiting))
-        lost = rows.losses(over, lost_unplaced, self._writer.sealed, end_ns)
+    def _seal(self, writer: TraceWriter, chunks: list[Chunk], over: list[Chunk], lost_unplaced: int) -> None:
+        """What is not in parts of these chunks, and losses in streams that are ``over``."""
+        waiting = rows.unsealed(chunks, writer.sealed)
+        end_ns = max(writer.end_ns, rows.latest_ns(waiting))
+        lost = rows.losses(over, lost_unplaced, writer.sealed, end_ns)
         for part in rows.in_parts([*waiting, *lost]):
-            self._write(part)
+            self._write(writer, part)
 
-    def _write(self, part: list[Chunk]) -> None:
+    def _write(self, writer: TraceWriter, part: list[Chunk]) -> None:
         found = rows.convert(part, self._mappings, self._scratch)
-        self._list(found.mappings, self._writer.add_mappings)
-        self._list(found.modules, self._writer.add_modules)
-        self._list(found.processes, self._writer.add_processes)
-        known = self._writer.info.get("not_selected", [])
+        self._list(found.mappings, writer.add_mappings)
+        self._list(found.modules, writer.add_modules)
+        self._list(found.processes, writer.add_processes)
+        known = writer.info.get("not_selected", [])
         paths = list(dict.fromkeys([*known, *found.not_selected]))
         if len(paths) > len(known):
-            self._writer.update(not_selected=paths)
+            writer.update(not_selected=paths)
         with self._lock:
-            self._writer.append(found.events, rows.sealed_by(part))
+            writer.append(found.events, rows.sealed_by(part))
 
     def _list(self, records: Iterable[_R], add: Callable[[Iterable[_R]], None]) -> None:
         """Add those that are not there."""
