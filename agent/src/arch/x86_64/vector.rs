@@ -118,3 +118,57 @@ pub(super) fn store_vector(registers: &Registers, number: usize, at: usize, widt
         put(32, ZMM_UPPER, extent(ZMM_UPPER).0 + 32 * number, 32);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::arch::asm;
+
+    #[repr(align(64))]
+    struct Area([u8; 16384]);
+
+    /// The state of a thread whose xmm5 or ymm5 holds this value, as the processor itself saves it.
+    fn saved(value: &[u8; 32], wide: bool) -> std::boxed::Box<Area> {
+        let mut area = std::boxed::Box::new(Area([0; 16384]));
+        assert!(vector_state_size() <= area.0.len());
+        let (area_pointer, value) = (area.0.as_mut_ptr(), value.as_ptr());
+        // SAFETY: the area is aligned and large enough for all components.
+        unsafe {
+            if wide {
+                asm!("vmovdqu ymm5, [{1}]", "xsave64 [{0}]", in(reg) area_pointer, in(reg) value, in("eax") 0xe7,
+                     in("edx") 0, out("ymm5") _);
+            } else {
+                asm!("movdqu xmm5, [{1}]", "xsave64 [{0}]", in(reg) area_pointer, in(reg) value, in("eax") 0xe7,
+                     in("edx") 0, out("xmm5") _);
+            }
+        }
+        area
+    }
+
+    fn stored(area: &mut Area, components: u64, width: usize) -> [u8; 64] {
+        // SAFETY: all-zero is a valid context.
+        let mut context: libc::ucontext_t = unsafe { core::mem::zeroed() };
+        let mut registers = Registers::of(&super::super::Frame::new(&mut context));
+        (registers.vector_state, registers.components) = (area.0.as_mut_ptr(), components);
+        let mut value = [0xee; 64];
+        store_vector(&registers, 5, value.as_mut_ptr() as usize, width);
+        value
+    }
+
+    #[test]
+    fn stores_what_the_processor_saved() {
+        let value: [u8; 32] = core::array::from_fn(|index| index as u8 + 1);
+        let mut area = saved(&value, false);
+        assert_eq!(stored(&mut area, 0, 16)[..16], value[..16]);
+        assert_eq!(stored(&mut area, 0xe7, 16)[16..], [0xee; 48], "no more than it is asked for");
+        if !std::is_x86_feature_detected!("avx") {
+            return;
+        }
+        let mut area = saved(&value, true);
+        assert_eq!(stored(&mut area, 0xe7, 32)[..32], value);
+        // A component in its initial state is zero, whatever the memory holds.
+        area.0[PRESENT] &= !(1 << AVX);
+        assert_eq!(stored(&mut area, 0xe7, 32)[..16], value[..16]);
+        assert_eq!(stored(&mut area, 0xe7, 32)[16..32], [0; 16]);
+    }
+}
