@@ -37,7 +37,7 @@ pub fn attach(path: &[u8]) -> bool {
         // Room for every segment the recorder may ever add, so that growing needs no descriptor here.
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
         // SAFETY: a new mapping disturbs nothing.
-        mapped = unsafe { sys::mmap(0, length, libc::PROT_READ | libc::PROT_WRITE, flags, fd as i32, 0) };
+        mapped = unsafe { sys::mmap(sys::own_place(length), length, libc::PROT_READ | libc::PROT_WRITE, flags, fd as i32, 0) };
     }
     sys::close(fd);
     if !known || sys::is_error(mapped) {
@@ -164,6 +164,7 @@ impl Segment {
 }
 
 /// Does the recorder still run? Called by threads that wait for it; asks the file system only when its heart stands still.
+#[inline(never)]
 pub fn recorder_alive() -> bool {
     static LAST_BEAT: AtomicU32 = AtomicU32::new(0);
     static LAST_SEEN_NS: AtomicI64 = AtomicI64::new(0);

@@ -135,7 +135,7 @@ pub fn write(thread: &mut Thread, row: &Row, extra: &[u8]) {
 
 /// The thread is gone: its segment can be sealed to the end.
 pub fn end_stream(thread: &mut Thread) {
-    if let Some(segment) = thread.segment.take_if(|segment| segment.lost_after().load(Ordering::Relaxed) == 0) {
+    if let Some(segment) = thread.segment.take() {
         segment.set_full();
     }
 }

@@ -1,6 +1,6 @@
 //! The handler of SIGSEGV, SIGBUS and SIGTRAP: which of them are accesses to a region, and what becomes of those.
 
-use libc::{SIGBUS, SIGSEGV, c_int, c_void, siginfo_t, ucontext_t};
+use libc::{SIGBUS, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
 
 use crate::arch::exec::{self, Outcome};
 use crate::arch::{self, Frame, site};
@@ -31,8 +31,7 @@ pub extern "C" fn handler(signal: c_int, info: *mut siginfo_t, context: *mut c_v
     let verdict = match signal {
         SIGSEGV => segmentation(info, &mut frame),
         SIGBUS => bus(info, &mut frame),
-        _ if step::finish(info, &mut frame) => Verdict::Taken,
-        _ => Verdict::Program(signal),
+        _ => trap(info, &mut frame),
     };
     if let Verdict::Program(signal) = verdict {
         signals::hand_on(signal, info, context);
@@ -40,10 +39,6 @@ pub extern "C" fn handler(signal: c_int, info: *mut siginfo_t, context: *mut c_v
 }
 
 fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
-    if park::is_parking(info) {
-        park::stay_parked();
-        return Verdict::Taken;
-    }
     if info.si_code <= 0 {
         return Verdict::Program(SIGSEGV);
     }
@@ -75,9 +70,8 @@ fn allows(region: &Region, frame: &Frame) -> bool {
 }
 
 fn access(info: &mut siginfo_t, frame: &mut Frame, region: &Region, touched: usize, logging: bool) -> Verdict {
-    let thread = thread::current();
-    let site = site::find(frame.pc());
-    let (Some(thread), Some(site)) = (thread, site) else {
+    // The site first: a new one writes a row of its own.
+    let (Some(site), Some(thread)) = (site::find(frame.pc()), thread::current()) else {
         step::begin(frame, touched, logging);
         return Verdict::Taken;
     };
@@ -115,6 +109,15 @@ fn bus(info: &siginfo_t, frame: &mut Frame) -> Verdict {
     }
     step::abandon(frame);
     Verdict::Program(SIGBUS)
+}
+
+fn trap(info: &siginfo_t, frame: &mut Frame) -> Verdict {
+    if park::is_parking(info) {
+        park::stay_parked();
+        return Verdict::Taken;
+    }
+    // A debug trap without a step of ours belongs to somebody else.
+    if step::finish(info, frame) { Verdict::Taken } else { Verdict::Program(SIGTRAP) }
 }
 
 /// If the agent was running something for the program, lets that see the fault.

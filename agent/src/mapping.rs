@@ -68,7 +68,7 @@ impl Request {
             return None;
         }
         // SAFETY: a new mapping disturbs nothing.
-        let alias = unsafe { self.make(0, self.flags & !placing) };
+        let alias = unsafe { self.make(sys::own_place(self.length), self.flags & !placing) };
         (!sys::is_error(alias)).then_some(alias as usize)
     }
 }
@@ -121,7 +121,7 @@ unsafe fn steal(request: &Request, address: usize, length: usize) -> Option<(usi
     let flags = libc::MAP_PRIVATE | MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping disturbs nothing, and is replaced by the program's, which nobody knows of yet.
     unsafe {
-        let place = sys::mmap(0, length, PROT_NONE, flags, -1, 0);
+        let place = sys::mmap(sys::own_place(length), length, PROT_NONE, flags, -1, 0);
         if sys::is_error(place) || sys::is_error(sys::move_mapping(address, place as usize, length)) {
             return None;
         }
@@ -265,7 +265,9 @@ fn follow(table: &mut Guard, part: &Region, old: usize, length: usize, moved: us
     // SAFETY: the alias is ours; nobody runs an access in it that the program has not raced with its own mremap.
     let alias = unsafe {
         let from = part.alias();
-        sys::mremap(from, if leaves_old { 0 } else { round_up(old) }, length, libc::MREMAP_MAYMOVE, 0)
+        let to = sys::own_place(length);
+        let how = libc::MREMAP_MAYMOVE | MREMAP_FIXED;
+        sys::mremap(from, if leaves_old { 0 } else { round_up(old) }, length, how, to)
     };
     if !leaves_old {
         write_unmap_row(part);

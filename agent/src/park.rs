@@ -1,13 +1,13 @@
 //! Holding the other threads still for the length of a step.
 //!
-//! Each is sent a SIGSEGV with a value of ours, which its handler answers by waiting on [`GENERATION`]. A thread that does
+//! Each is sent a SIGTRAP with a value of ours, which the handler answers by waiting on [`GENERATION`]. A thread that does
 //! not answer in time (it sleeps in the kernel uninterruptibly, or is a worker of io_uring, which runs no program code) is
 //! not waited for again later.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use libc::{SIGSEGV, siginfo_t};
+use libc::{SIGTRAP, siginfo_t};
 
 use crate::{arming, sys};
 
@@ -24,13 +24,14 @@ static ARRIVED: [AtomicI32; MAX_THREADS] = [const { AtomicI32::new(0) }; MAX_THR
 
 struct Asked {
     tids: UnsafeCell<[i32; MAX_THREADS]>,
+    directory: UnsafeCell<[u8; 1024]>,
 }
 
 // SAFETY: touched under the region lock only.
 unsafe impl Sync for Asked {}
 
-/// Threads that were asked to park in this step.
-static ASKED: Asked = Asked { tids: UnsafeCell::new([0; MAX_THREADS]) };
+/// Threads that were asked to park in this step, and room to list them: not on the stack, which may be a small one.
+static ASKED: Asked = Asked { tids: UnsafeCell::new([0; MAX_THREADS]), directory: UnsafeCell::new([0; 1024]) };
 
 const MAX_DEAF: usize = 64;
 /// Threads that did not answer once.
@@ -110,9 +111,10 @@ fn is_deaf(tid: i32) -> bool {
 /// Sends the signal to threads that have not had it; returns how many have now.
 fn ask_new(tids: &mut [i32; MAX_THREADS], mut asked: usize) -> usize {
     let (pid, me) = (sys::getpid(), sys::gettid());
-    sys::each_thread(|tid| {
+    // SAFETY: under the region lock.
+    sys::each_thread(unsafe { &mut *ASKED.directory.get() }, |tid| {
         let known = tid == me || tids[..asked].contains(&tid) || arming::is_helper(tid);
-        if !known && asked < MAX_THREADS && sys::queue_signal(pid, tid, SIGSEGV, &asking()) {
+        if !known && asked < MAX_THREADS && sys::queue_signal(pid, tid, SIGTRAP, &asking()) {
             tids[asked] = tid;
             asked += 1;
         }
@@ -124,7 +126,7 @@ fn asking() -> siginfo_t {
     // SAFETY: all-zero is a valid siginfo_t, and the value lies inside it.
     unsafe {
         let mut info: siginfo_t = core::mem::zeroed();
-        info.si_signo = SIGSEGV;
+        info.si_signo = SIGTRAP;
         info.si_code = libc::SI_QUEUE;
         (&raw mut info).cast::<u8>().add(SI_VALUE).cast::<usize>().write(cookie());
         info
@@ -149,6 +151,10 @@ fn wait_for(new: &[i32]) {
             return;
         }
         sys::sleep_ns(LOOK_AGAIN_NS);
+        // Again: a signal is lost while another of its number is pending (signal(7)), and harmless when it comes late.
+        for &tid in new.iter().filter(|&&tid| !is_settled(tid)) {
+            sys::queue_signal(pid, tid, SIGTRAP, &asking());
+        }
     }
 }
 

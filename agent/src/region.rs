@@ -60,6 +60,15 @@ impl Region {
         self.map_offset + (address - self.start) as u64
     }
 
+    /// Does `next` follow, as a part of the same mapping with the same rights? The kernel sees one mapping then.
+    fn continues_in(&self, next: &Region) -> bool {
+        self.end == next.start
+            && self.delta == next.delta
+            && self.map_id == next.map_id
+            && self.prot == next.prot
+            && self.map_offset + self.length() as u64 == next.map_offset
+    }
+
     /// The part of it inside these bounds.
     fn cut(mut self, start: usize, end: usize) -> Region {
         let new_start = self.start.max(start);
@@ -248,7 +257,7 @@ impl Guard {
         self.entries().iter().find(|region| region.overlaps(start, end)).map(|region| region.cut(start, end))
     }
 
-    /// Adds a region where none is. False: the table is full.
+    /// Adds a region where none is, as part of its neighbours if it continues them. False: the table is full.
     pub fn insert(&mut self, region: Region) -> bool {
         if TABLE.count.load(Ordering::Relaxed) == CAPACITY {
             return false;
@@ -258,6 +267,13 @@ impl Guard {
             entries.copy_within(place..*count, place + 1);
             entries[place] = region;
             *count += 1;
+            for left in [place, place.wrapping_sub(1)] {
+                if left < *count - 1 && entries[left].continues_in(&entries[left + 1]) {
+                    entries[left].end = entries[left + 1].end;
+                    entries.copy_within(left + 2..*count, left + 1);
+                    *count -= 1;
+                }
+            }
         });
         true
     }
@@ -305,6 +321,10 @@ mod tests {
         assert_eq!(seen, [(0x1000, 0x2000, 0), (0x3000, 0x4000, 0x2000), (0x5000, 0x6000, 0)]);
         assert_eq!(find(0x3abc).map(|r| r.offset_of(0x3abc)), Some(0x2abc));
         assert!(find(0x2000).is_none() && find(0x4000).is_none());
+        let middle = Region { map_offset: 0x1000, ..region(0x2000, 0x3000) };
+        assert!(table.insert(middle));
+        let seen: std::vec::Vec<_> = table.all().iter().map(|r| (r.start, r.end, r.map_offset)).collect();
+        assert_eq!(seen, [(0x1000, 0x4000, 0), (0x5000, 0x6000, 0)]);
         assert!(table.remove(0, usize::MAX));
         assert!(!any());
     }

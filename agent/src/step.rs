@@ -60,6 +60,7 @@ fn current() -> Option<&'static mut Step> {
 }
 
 /// Opens the region at `touched` and sends the thread to run its instruction there.
+#[inline(never)]
 pub fn begin(frame: &mut Frame, touched: usize, logging: bool) {
     let (bytes, instruction) = site::fetch(frame.pc());
     let guard = region::lock();
@@ -125,35 +126,36 @@ fn close(step: &Step) {
 }
 
 /// A trap: if it ends a step of this thread, closes and writes the events. False: the trap is the program's.
+#[inline(never)]
 pub fn finish(info: &siginfo_t, frame: &mut Frame) -> bool {
     if info.si_code <= 0 {
         return false;
     }
     let Some(step) = current() else { return false };
-    let rows: [(Region, usize); MAX_OPENED] = step.opened;
-    let count = step.count;
-    let (pc, time_ns, logging) = (step.pc as u64, step.time_ns, step.logging);
-    let (bytes, length) = (step.bytes, step.length);
     let program_traps = step.trap_flag != 0;
-    give_back(step, frame);
-    if logging {
-        for (region, touched) in &rows[..count] {
-            let row = Row {
-                time_ns,
-                pc,
-                map_id: region.map_id,
-                offset: region.offset_of(*touched),
-                flags: STEPPED | VALUE_UNKNOWN | REASON_NOT_DECODED << REASON_SHIFT,
-                ..Row::new(UNKNOWN)
-            };
-            match thread::current() {
-                Some(thread) => capture::write(thread, &row, &bytes[..length]),
-                None => arena::count_lost_unplaced(1),
-            }
-        }
+    if step.logging {
+        write_rows(step);
     }
+    give_back(step, frame);
     // Whoever single-steps the program itself gets its trap too.
     !program_traps
+}
+
+fn write_rows(step: &Step) {
+    for (region, touched) in &step.opened[..step.count] {
+        let row = Row {
+            time_ns: step.time_ns,
+            pc: step.pc as u64,
+            map_id: region.map_id,
+            offset: region.offset_of(*touched),
+            flags: STEPPED | VALUE_UNKNOWN | REASON_NOT_DECODED << REASON_SHIFT,
+            ..Row::new(UNKNOWN)
+        };
+        match thread::current() {
+            Some(thread) => capture::write(thread, &row, &step.bytes[..step.length]),
+            None => arena::count_lost_unplaced(1),
+        }
+    }
 }
 
 /// A fault that is the program's own: if it came in a step, closes, so that the program's handler finds things as they were.

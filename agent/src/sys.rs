@@ -4,6 +4,8 @@
 //! function returns what the kernel returned: a negative errno is an error.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
 use libc::{c_int, timespec};
 
 pub type Ret = isize;
@@ -86,11 +88,26 @@ pub unsafe fn reserve(address: usize, length: usize) -> Ret {
     unsafe { mmap(address, length, libc::PROT_NONE, flags, -1, 0) }
 }
 
+/// An address for a mapping of the agent's own, far from the program's: a hole that the program has made must stay one. A
+/// hint; the kernel chooses another if something is there.
+pub fn own_place(len: usize) -> usize {
+    const LOWEST: usize = 0x1000_0000_0000;
+    const RANDOM_BITS: usize = 0x0fff_ffff_f000;
+    const GAP: usize = 4096;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    if NEXT.load(Ordering::Relaxed) == 0 {
+        // As unpredictable as the kernel's own layout of this process.
+        let stack = &raw const NEXT as usize ^ (&raw const len as usize) << 8;
+        let _ = NEXT.compare_exchange(0, LOWEST + (stack & RANDOM_BITS), Ordering::Relaxed, Ordering::Relaxed);
+    }
+    NEXT.fetch_add(len.next_multiple_of(GAP) + GAP, Ordering::Relaxed)
+}
+
 /// Fresh zeroed private memory, or None.
 pub fn anonymous(len: usize) -> Option<*mut u8> {
     // SAFETY: a new mapping disturbs nothing.
     let ret = unsafe {
-        mmap(0, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+        mmap(own_place(len), len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
     };
     (!is_error(ret)).then_some(ret as *mut u8)
 }
@@ -177,12 +194,11 @@ pub fn queue_signal(pid: i32, tid: i32, signal: c_int, info: &libc::siginfo_t) -
 }
 
 /// Calls for every thread of this process; for none where /proc is not to be had.
-pub fn each_thread(mut visit: impl FnMut(i32)) {
+pub fn each_thread(buffer: &mut [u8], mut visit: impl FnMut(i32)) {
     let directory = open(b"/proc/self/task\0", libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC);
     if is_error(directory) {
         return;
     }
-    let mut buffer = [0u8; 1024];
     loop {
         // SAFETY: the buffer is ours.
         let length = unsafe {

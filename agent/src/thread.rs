@@ -15,7 +15,7 @@ global_asm!(
     ".pushsection .tbss, \"awT\", @nobits",
     ".balign 16",
     "mmiotap_thread: .zero 8",
-    "mmiotap_believed: .zero 8",
+    "mmiotap_masked: .zero 32",
     ".popsection",
 );
 
@@ -59,12 +59,33 @@ fn slot() -> *mut *mut Thread {
     slot
 }
 
-/// The signals of ours that this thread believes it has blocked (bits as in a kernel signal set).
-pub fn believed() -> &'static mut u64 {
-    let slot: *mut u64;
-    // SAFETY: as in slot(); the word belongs to this thread alone.
+/// Which of our signals a thread believes it has blocked (bits as in a kernel signal set).
+#[repr(C)]
+pub struct Masked {
+    /// By asking for it.
+    pub asked: u64,
+    /// By running its handler of one, until that returns or jumps out.
+    pub handling: u64,
+    /// The stack pointer of that handler: code further up the stack runs after a jump out of it.
+    pub handler_stack: usize,
+}
+
+impl Masked {
+    pub fn all(&mut self) -> u64 {
+        let here = &raw const self as usize;
+        if here > self.handler_stack {
+            self.handling = 0;
+        }
+        self.asked | self.handling
+    }
+}
+
+/// The calling thread's.
+pub fn masked() -> &'static mut Masked {
+    let slot: *mut Masked;
+    // SAFETY: as in slot(); the words belong to this thread alone.
     unsafe {
-        asm!("mov {0}, qword ptr [rip + mmiotap_believed@GOTTPOFF]", "add {0}, qword ptr fs:[0]", out(reg) slot,
+        asm!("mov {0}, qword ptr [rip + mmiotap_masked@GOTTPOFF]", "add {0}, qword ptr fs:[0]", out(reg) slot,
              options(nostack, readonly));
         &mut *slot
     }

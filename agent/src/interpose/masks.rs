@@ -8,7 +8,7 @@ use libc::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, epoll_event, fd_set, nfds
 use super::Real;
 use crate::arena;
 use crate::signals::OURS;
-use crate::thread::believed;
+use crate::thread::masked;
 
 /// The kernel's part of a libc signal set: its first eight bytes.
 pub fn kernel_set(set: &sigset_t) -> u64 {
@@ -43,11 +43,15 @@ unsafe fn change(real: &Real, how: c_int, new: *const sigset_t, old: *mut sigset
         }
         let ret = real(how, passed, old);
         if ret == 0 {
-            let before = *believed();
+            let masked = masked();
+            let before = masked.all();
             match wanted.map(|wanted| wanted & OURS) {
-                Some(bits) if how == SIG_BLOCK => *believed() = before | bits,
-                Some(bits) if how == SIG_UNBLOCK => *believed() = before & !bits,
-                Some(bits) if how == SIG_SETMASK => *believed() = bits,
+                Some(bits) if how == SIG_BLOCK => masked.asked |= bits,
+                Some(bits) if how == SIG_UNBLOCK => {
+                    masked.asked &= !bits;
+                    masked.handling &= !bits;
+                }
+                Some(bits) if how == SIG_SETMASK => (masked.asked, masked.handling) = (bits, 0),
                 _ => {}
             }
             if let Some(old) = old.as_mut() {

@@ -27,8 +27,8 @@ pub fn prepare() {
     unsafe {
         sys::syscall3(libc::SYS_ftruncate, fd as usize, SIZE, 0);
         let flags = libc::MAP_SHARED;
-        let writable = sys::mmap(0, SIZE, libc::PROT_READ | libc::PROT_WRITE, flags, fd as i32, 0);
-        let executable = sys::mmap(0, SIZE, libc::PROT_READ | libc::PROT_EXEC, flags, fd as i32, 0);
+        let writable = sys::mmap(sys::own_place(SIZE), SIZE, libc::PROT_READ | libc::PROT_WRITE, flags, fd as i32, 0);
+        let executable = sys::mmap(sys::own_place(SIZE), SIZE, libc::PROT_READ | libc::PROT_EXEC, flags, fd as i32, 0);
         if !sys::is_error(writable) && !sys::is_error(executable) {
             used(writable as usize).store(SLOT, Ordering::Relaxed);
             WRITABLE.store(writable as usize, Ordering::Relaxed);

@@ -2,13 +2,20 @@
 
 use alloc::vec::Vec;
 use iced_x86::{
-    Code, CodeSize, CpuidFeature, EncodingKind, Encoder, FlowControl, Instruction, InstructionInfoFactory, MemoryOperand,
+    Code, CodeSize, CpuidFeature, Decoder, DecoderOptions, EncodingKind, Encoder, FlowControl, Instruction, InstructionInfoFactory, MemoryOperand,
     Mnemonic, OpAccess, OpKind, Register,
 };
 
 use super::code;
 use super::site::{Class, Site};
 use crate::layout::{LOCKED, NONTEMPORAL, RMW, STRING};
+
+/// Makes the decoder's and encoder's tables, which are built at their first use: that takes more stack than a trap may have.
+pub fn warm_up() {
+    const LOCKED_INC: [u8; 3] = [0xf0, 0xff, 0x00]; // lock inc dword ptr [rax]
+    let instruction = Decoder::with_ip(64, &LOCKED_INC, 0, DecoderOptions::NONE).decode();
+    core::hint::black_box(site(&instruction));
+}
 
 /// Widths that one plain load or store can move.
 fn is_plain_width(width: usize) -> bool {
@@ -92,6 +99,8 @@ fn classify(instruction: &Instruction) -> Class {
         }
         // These raise #DE, which must come from the program's own instruction.
         Div | Idiv => return Class::Step,
+        // Which of their elements they touch depends on a register.
+        Vmaskmovps | Vmaskmovpd | Vpmaskmovd | Vpmaskmovq => return Class::Step,
         Clflush | Clflushopt | Clwb | Cldemote => return Class::NoData,
         _ => {}
     }
@@ -115,7 +124,7 @@ fn classify(instruction: &Instruction) -> Class {
     match (memory.access(), instruction.has_lock_prefix()) {
         (OpAccess::Read, _) => Class::Load,
         // A conditional move always loads (SDM, CMOVcc).
-        (OpAccess::CondRead, _) if instruction.mnemonic().is_conditional_move() => Class::Load,
+        (OpAccess::CondRead, _) if is_conditional_move(mnemonic) => Class::Load,
         (OpAccess::Write, _) => Class::Store,
         (OpAccess::ReadWrite | OpAccess::ReadCondWrite, false) => Class::Modify,
         (OpAccess::ReadWrite | OpAccess::ReadCondWrite, true) => match mnemonic {
@@ -128,19 +137,13 @@ fn classify(instruction: &Instruction) -> Class {
     }
 }
 
-trait ConditionalMove {
-    fn is_conditional_move(self) -> bool;
-}
-
-impl ConditionalMove for Mnemonic {
-    fn is_conditional_move(self) -> bool {
-        use Mnemonic::*;
-        matches!(
-            self,
-            Cmova | Cmovae | Cmovb | Cmovbe | Cmove | Cmovg | Cmovge | Cmovl | Cmovle | Cmovne | Cmovno | Cmovnp | Cmovns
-                | Cmovo | Cmovp | Cmovs
-        )
-    }
+fn is_conditional_move(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::*;
+    matches!(
+        mnemonic,
+        Cmova | Cmovae | Cmovb | Cmovbe | Cmove | Cmovg | Cmovge | Cmovl | Cmovle | Cmovne | Cmovno | Cmovnp | Cmovns
+            | Cmovo | Cmovp | Cmovs
+    )
 }
 
 fn is_plain_memory(instruction: &Instruction, op: u32) -> bool {

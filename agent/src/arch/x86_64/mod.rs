@@ -11,6 +11,7 @@ mod string;
 mod vector;
 
 pub use code::prepare;
+pub use decode::warm_up;
 pub use frame::Frame;
 pub use spawn::spawn;
 pub use run::{Registers, SA_RESTORER, recover, restorer, runs};
