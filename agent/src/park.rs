@@ -13,6 +13,8 @@ use crate::{arming, sys};
 
 const PATIENCE_NS: i64 = 100_000_000;
 const LOOK_AGAIN_NS: i64 = 50_000;
+/// Looks.
+const ASK_AGAIN_AFTER: u32 = 20;
 const MAX_THREADS: usize = 16384;
 
 /// Odd while threads are to stay parked. A futex word.
@@ -56,7 +58,8 @@ fn parked_count(generation: u32) -> Option<usize> {
     ((parked >> 32) as u32 == generation).then_some(parked as u32 as usize)
 }
 
-/// Called by a thread that was asked to park. Returns when it may go on; at once, if the asking is over.
+/// Called by the handler of a thread that was asked to park, as its last act. Returns when it may go on; at once, if the
+/// asking is over.
 pub fn stay_parked() {
     let generation = GENERATION.load(Ordering::Acquire);
     if generation & 1 == 0 {
@@ -72,6 +75,9 @@ pub fn stay_parked() {
     if let Some(arrived) = ARRIVED.get(place) {
         arrived.store(sys::gettid(), Ordering::Release);
     }
+    // Asked again meanwhile, it would park inside its parking, and its stack may be a small one. The handler's return opens
+    // the mask, with its frame gone.
+    sys::block_signals(!0);
     while GENERATION.load(Ordering::Acquire) == generation {
         sys::futex_wait(GENERATION.as_ptr(), generation);
     }
@@ -140,6 +146,7 @@ fn wait_for(new: &[i32]) {
         ARRIVED.iter().map(|arrived| arrived.load(Ordering::Acquire)).take_while(|&other| other != 0).any(|other| other == tid)
     };
     let start = sys::monotonic_ns();
+    let mut looks = 0;
     let is_settled = |tid: i32| arrived(tid) || is_deaf(tid) || !sys::thread_exists(pid, tid);
     while !new.iter().all(|&tid| is_settled(tid)) {
         if sys::monotonic_ns() - start > PATIENCE_NS {
@@ -151,6 +158,10 @@ fn wait_for(new: &[i32]) {
             return;
         }
         sys::sleep_ns(LOOK_AGAIN_NS);
+        looks += 1;
+        if looks % ASK_AGAIN_AFTER != 0 {
+            continue;
+        }
         // Again: a signal is lost while another of its number is pending (signal(7)), and harmless when it comes late.
         for &tid in new.iter().filter(|&&tid| !is_settled(tid)) {
             sys::queue_signal(pid, tid, SIGTRAP, &asking());
