@@ -128,6 +128,7 @@ class _Recording:
         self._folder = folder
         self._started = time.monotonic_ns()
         self._sealer: Sealer | None = None
+        self._sealing = threading.Lock()
         self._trouble: str | None = None
         self._threads: set[tuple[int, int]] = set()
         self._info = _start_info(command, settings, self._started)
@@ -216,27 +217,31 @@ class _Recording:
         )
 
     def _keep_up(self, states: Counter[int]) -> None:
-        """Seal when enough is full; add room when threads own most of it, for those wait for nothing."""
-        if states[layout.OWNED] > self.arena.segment_count // 2:
-            self.arena.grow(min(2 * self.arena.segment_count, layout.MAX_SEGMENTS))
-        if states[layout.OWNED] + states[layout.FULL]:
+        """Seal when enough is full, or owned by threads that may be gone; add room when living ones own most of it."""
+        if not states[layout.OWNED] + states[layout.FULL]:
+            return
+        with self._sealing:
             sealer = self._the_sealer()
-            if states[layout.FULL] * SEAL_SHARE >= self.arena.segment_count:
+            crowded = states[layout.OWNED] > self.arena.segment_count // 2
+            if crowded or states[layout.FULL] * SEAL_SHARE >= self.arena.segment_count:
                 self._note_threads()
                 sealer.seal()
+            if crowded and Counter(self.arena.states())[layout.OWNED] > self.arena.segment_count // 2:
+                self.arena.grow(min(2 * self.arena.segment_count, layout.MAX_SEGMENTS))
 
     def _complete(self, **ending: Any) -> None:
         if self._sealer is None and not any(self.arena.states()):
             info = self._info | ending | {"state": "finished", "lost": self.arena.lost_unplaced}
             store.write_info(self._folder, info)
         else:
-            sealer = self._the_sealer()
-            sealer.seal()
-            sealer.finish(state="finished", **ending)
+            with self._sealing:
+                sealer = self._the_sealer()
+                sealer.seal()
+                sealer.finish(state="finished", **ending)
         shutil.rmtree(self.trace.live)
 
     def _the_sealer(self) -> "Sealer":
-        """Made at its first use: it imports pyarrow, which takes longer than many a program runs."""
+        """Made at its first use, under the lock: it imports pyarrow, which takes longer than many a program runs."""
         if self._sealer is None:
             from mmiotap.trace.sealer import Sealer
 
@@ -255,9 +260,10 @@ class _Recording:
 
     def _counts(self) -> tuple[int, int]:
         """Events recorded (sealed or not) and events lost, so far."""
-        if self._sealer is None:
+        if self._sealer is None and not any(self.arena.states()):
             return 0, self.arena.lost_unplaced
-        return self._sealer.counts()
+        with self._sealing:
+            return self._the_sealer().counts()
 
     def _note_threads(self) -> None:
         """Segments are given back when they are sealed; whose they were is remembered."""
