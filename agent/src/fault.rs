@@ -71,17 +71,19 @@ fn allows(region: &Region, frame: &Frame) -> bool {
 
 fn access(info: &mut siginfo_t, frame: &mut Frame, region: &Region, touched: usize, logging: bool) -> Verdict {
     // The site first: a new one writes a row of its own.
-    let (Some(site), Some(thread)) = (site::find(frame.pc()), thread::current()) else {
-        step::begin(frame, touched, logging);
-        return Verdict::Taken;
+    let site = site::find(frame.pc());
+    let outcome = match (site, thread::current()) {
+        (Some(site), Some(thread)) => exec::execute(thread, frame, site, region, touched, logging),
+        _ => Outcome::Step,
     };
-    match exec::execute(thread, frame, site, region, touched, logging) {
+    match outcome {
         Outcome::Done => Verdict::Taken,
         Outcome::Step => {
-            step::begin(frame, touched, logging);
+            step::begin(frame, site, touched, logging);
             Verdict::Taken
         }
         Outcome::Fault => {
+            let Some(thread) = thread::current() else { return Verdict::Program(SIGSEGV) };
             let fault = thread.fault;
             let address = region::front_of(fault.address).unwrap_or(fault.address);
             info.si_signo = fault.signal;

@@ -10,7 +10,8 @@ use core::sync::atomic::{AtomicI32, Ordering};
 use libc::siginfo_t;
 
 use crate::arch::frame::TRAP_FLAG;
-use crate::arch::{Frame, site};
+use crate::arch::Frame;
+use crate::arch::site::{Site, fetch};
 use crate::capture::{self, Row};
 use crate::layout::*;
 use crate::region::{self, Front, Region};
@@ -28,6 +29,9 @@ struct Step {
     time_ns: i64,
     bytes: [u8; 15],
     length: usize,
+    /// Address and width of the operand; 0 where they are not known.
+    operand: usize,
+    width: usize,
     /// Regions that are open, each with the address that was touched first.
     opened: [(Region, usize); MAX_OPENED],
     count: usize,
@@ -46,6 +50,8 @@ static CURRENT: Current = Current(UnsafeCell::new(Step {
     time_ns: 0,
     bytes: [0; 15],
     length: 0,
+    operand: 0,
+    width: 0,
     opened: [(region::NOTHING, 0); MAX_OPENED],
     count: 0,
 }));
@@ -61,8 +67,7 @@ fn current() -> Option<&'static mut Step> {
 
 /// Opens the region at `touched` and sends the thread to run its instruction there.
 #[inline(never)]
-pub fn begin(frame: &mut Frame, touched: usize, logging: bool) {
-    let (bytes, instruction) = site::fetch(frame.pc());
+pub fn begin(frame: &mut Frame, site: Option<&Site>, touched: usize, logging: bool) {
     let guard = region::lock();
     // Only now nothing changes any more. If the region has gone meanwhile, the access faults again and is the program's.
     let Some(region) = region::find(touched) else { return };
@@ -75,7 +80,9 @@ pub fn begin(frame: &mut Frame, touched: usize, logging: bool) {
     step.trap_flag = frame.flags() & TRAP_FLAG;
     step.logging = logging;
     step.time_ns = sys::monotonic_ns();
-    (step.bytes, step.length) = (bytes, instruction.len());
+    (step.bytes, step.length) = site.map_or_else(|| fetch(frame.pc()), |site| (site.bytes, site.length));
+    step.operand = site.and_then(|site| site.operand_address(frame)).unwrap_or(0);
+    step.width = site.map_or(0, |site| site.width);
     step.count = 0;
     OWNER.store(sys::gettid(), Ordering::Relaxed);
     open(step, region, touched);
@@ -143,11 +150,14 @@ pub fn finish(info: &siginfo_t, frame: &mut Frame) -> bool {
 
 fn write_rows(step: &Step) {
     for (region, touched) in &step.opened[..step.count] {
+        // The processor reports some byte of the access, not always its first.
+        let start = if region.holds(step.operand, 1) { step.operand } else { *touched };
         let row = Row {
             time_ns: step.time_ns,
             pc: step.pc as u64,
             map_id: region.map_id,
-            offset: region.offset_of(*touched),
+            offset: region.offset_of(start),
+            width: step.width as u16,
             flags: STEPPED | VALUE_UNKNOWN | REASON_NOT_DECODED << REASON_SHIFT,
             ..Row::new(UNKNOWN)
         };

@@ -56,7 +56,7 @@ pub fn execute(
 
 impl Access<'_, '_> {
     fn single(&mut self, region: &Region, touched: usize) -> Outcome {
-        let Some(address) = self.operand_address() else { return Outcome::Step };
+        let Some(address) = self.site.operand_address(self.frame) else { return Outcome::Step };
         let width = self.site.width.max(1);
         let touches = touched.wrapping_sub(address) < width || self.site.class == Class::NoData;
         if !touches || !region.holds(address, width) {
@@ -68,10 +68,10 @@ impl Access<'_, '_> {
             registers.vector_state = self.frame.vector_state();
             registers.components = components(registers.vector_state);
         }
-        // Room first: the time stamp comes after any waiting.
-        let extra = if width > 8 { 2 * (1 + width.div_ceil(ROW_SIZE)) } else { 2 };
-        if self.logging && self.site.class != Class::NoData && !capture::reserve(self.thread, extra) {
-            // write() counts it.
+        // Room first: the time stamp comes after any waiting. If there is none, write() counts the events as lost.
+        if self.logging && self.site.class != Class::NoData {
+            let each = 1 + if width > 8 { width.div_ceil(ROW_SIZE) } else { 0 };
+            capture::reserve(self.thread, 2 * each);
         }
         let mut row = Row {
             pc: self.site.pc as u64,
@@ -102,26 +102,6 @@ impl Access<'_, '_> {
         Outcome::Done
     }
 
-    /// The address of the memory operand, as the processor computes it.
-    fn operand_address(&self) -> Option<usize> {
-        let instruction = &self.site.instruction;
-        let operand = (0..instruction.op_count())
-            .find(|&op| instruction.op_kind(op) == iced_x86::OpKind::Memory)?;
-        let mut address = instruction.virtual_address(operand, 0, |register, _, _| self.frame.register(register))?;
-        // `pop` computes an address that is based on rsp after it has moved rsp (SDM, POP).
-        if self.site.class == Class::Pop && instruction.memory_base() == iced_x86::Register::RSP {
-            address = address.wrapping_add(self.site.width as u64);
-        }
-        if let Some(register) = self.site.bit_offset {
-            let bits = 8 * self.site.width as u32;
-            let value = self.frame.register(register)?;
-            let signed = (value << (64 - bits)) as i64 >> (64 - bits);
-            let elements = signed.div_euclid(i64::from(bits));
-            address = address.wrapping_add_signed(elements * self.site.width as i64);
-        }
-        Some(address as usize)
-    }
-
     /// A place for a copy of the operand, at the same distance from a cache line as the operand itself, so that what must be
     /// aligned faults or not as it would have.
     fn copy_address(&mut self, address: usize) -> usize {
@@ -138,13 +118,8 @@ impl Access<'_, '_> {
     /// Runs the instruction with its operand at `operand`. False: it faulted.
     fn moved(&mut self, registers: &mut Registers, operand: usize) -> bool {
         let mut base = operand as u64;
-        if let Some(register) = self.site.bit_offset {
-            // The instruction will add its bit offset's bytes again.
-            let bits = 8 * self.site.width as u32;
-            let value = self.frame.register(register).unwrap_or(0);
-            let signed = (value << (64 - bits)) as i64 >> (64 - bits);
-            base = base.wrapping_add_signed(-signed.div_euclid(i64::from(bits)) * self.site.width as i64);
-        }
+        // The instruction will add its bit offset's bytes again.
+        base = base.wrapping_add_signed(-self.site.bytes_of_bit_offset(self.frame).unwrap_or(0));
         registers.general[self.site.scratch] = base;
         if let Some(substitute) = self.site.stack_substitute {
             registers.general[substitute] = self.frame.general(RSP);

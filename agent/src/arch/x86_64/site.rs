@@ -8,9 +8,9 @@ use alloc::boxed::Box;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use iced_x86::{Decoder, DecoderOptions, Instruction};
+use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
 
-use super::decode;
+use super::{Frame, decode};
 use crate::modules;
 
 /// What running an instruction's access takes.
@@ -61,9 +61,32 @@ pub struct Site {
     /// Needs the program's vector and x87 registers.
     pub vector: bool,
     /// The register whose bits beyond the operand move the address (bt and its kin).
-    pub bit_offset: Option<iced_x86::Register>,
+    pub bit_offset: Option<Register>,
     /// Flags for the event's row.
     pub flags: u32,
+}
+
+impl Site {
+    /// The address of the memory operand, as the processor computes it. None: there is none that is written out, or it is
+    /// many (gathers).
+    pub fn operand_address(&self, frame: &Frame) -> Option<usize> {
+        let instruction = &self.instruction;
+        let operand = (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory)?;
+        let mut address = instruction.virtual_address(operand, 0, |register, _, _| frame.register(register))?;
+        // `pop` computes an address that is based on rsp after it has moved rsp (SDM, POP).
+        if self.class == Class::Pop && instruction.memory_base() == Register::RSP {
+            address = address.wrapping_add(self.width as u64);
+        }
+        Some(address.wrapping_add_signed(self.bytes_of_bit_offset(frame)?) as usize)
+    }
+
+    /// How far a bit offset in a register moves the operand; 0 for instructions without one.
+    pub fn bytes_of_bit_offset(&self, frame: &Frame) -> Option<i64> {
+        let Some(register) = self.bit_offset else { return Some(0) };
+        let bits = 8 * self.width as u32;
+        let signed = (frame.register(register)? << (64 - bits)) as i64 >> (64 - bits);
+        Some(signed.div_euclid(i64::from(bits)) * self.width as i64)
+    }
 }
 
 const CAPACITY: usize = 1 << 16;
@@ -93,11 +116,12 @@ pub fn find(pc: usize) -> Option<&'static Site> {
             }
         }
         let site = Box::into_raw(Box::new(make(pc)));
-        // SAFETY: just made; whichever pointer the slot holds now is never freed.
         return match slot.compare_exchange(old, site, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: just made, and never freed.
             Ok(_) => unsafe { site.as_ref() },
             // Another thread was faster. If it was at the same address, its site is as good as ours.
             Err(_) => {
+                // SAFETY: just made, and nobody has seen it.
                 drop(unsafe { Box::from_raw(site) });
                 find(pc)
             }
@@ -115,16 +139,17 @@ fn same_bytes(site: &Site) -> bool {
 #[cold]
 fn make(pc: usize) -> Site {
     modules::note(pc);
-    let (bytes, instruction) = fetch(pc);
+    let (bytes, length) = fetch(pc);
+    let instruction = decode_at(pc, &bytes[..length]);
     let mut site = decode::site(&instruction);
     site.pc = pc;
     site.bytes = bytes;
     site
 }
 
-/// The instruction at `pc`. Its length is not known before, and the page behind it may not be readable, so its bytes are
-/// taken one page at a time.
-pub fn fetch(pc: usize) -> ([u8; 15], Instruction) {
+/// The bytes of the instruction at `pc`, and how many there are. Its length is not known before, and the page behind it may
+/// not be readable, so they are taken one page at a time.
+pub fn fetch(pc: usize) -> ([u8; 15], usize) {
     let mut bytes = [0u8; 15];
     let in_page = 4096 - pc % 4096;
     let mut instruction = Instruction::default();
@@ -132,10 +157,14 @@ pub fn fetch(pc: usize) -> ([u8; 15], Instruction) {
         // SAFETY: the processor has just executed the instruction: its bytes are readable. The second round, which reads on
         // into the next page, happens only when the instruction does not end in the first.
         unsafe { core::ptr::copy_nonoverlapping(pc as *const u8, bytes.as_mut_ptr(), length) };
-        instruction = Decoder::with_ip(64, &bytes[..length], pc as u64, DecoderOptions::NONE).decode();
+        instruction = decode_at(pc, &bytes[..length]);
         if !instruction.is_invalid() {
             break;
         }
     }
-    (bytes, instruction)
+    (bytes, instruction.len())
+}
+
+fn decode_at(pc: usize, bytes: &[u8]) -> Instruction {
+    Decoder::with_ip(64, bytes, pc as u64, DecoderOptions::NONE).decode()
 }

@@ -489,7 +489,7 @@ mod tests {
                         let high = if short { 0xabcd_0000_0000_0000 } else { 0 };
                         let state = State {
                             rax: if seed % 2 == 0 { 0 } else { 0xfedc_ba98_7654_3210 },
-                            rcx: high | seed % 40,
+                            rcx: high | (seed % 40),
                             rsi: high | (from as u64 + 0x800 + seed % 64),
                             rdi: high | (to as u64 + 0x810 + seed % 32),
                             flags,
