@@ -1,6 +1,6 @@
-//! The handler of SIGSEGV, SIGBUS and SIGTRAP: which of them are accesses to a region, and what becomes of those.
+//! The handler of the agent's signals: which of them are accesses to a region, and what becomes of those.
 
-use libc::{SIGBUS, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
+use libc::{SIGBUS, SIGFPE, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
 
 use crate::arch::exec::{self, Outcome};
 use crate::arch::{self, Frame, site};
@@ -31,6 +31,7 @@ pub extern "C" fn handler(signal: c_int, info: *mut siginfo_t, context: *mut c_v
     let verdict = match signal {
         SIGSEGV => segmentation(info, &mut frame),
         SIGBUS => bus(info, &mut frame),
+        SIGFPE => arithmetic(info, &mut frame),
         _ => trap(info, &mut frame),
     };
     if let Verdict::Program(signal) = verdict {
@@ -85,7 +86,11 @@ fn access(info: &mut siginfo_t, frame: &mut Frame, region: &Region, touched: usi
         Outcome::Fault => {
             let Some(thread) = thread::current() else { return Verdict::Program(SIGSEGV) };
             let fault = thread.fault;
-            let address = region::front_of(fault.address).unwrap_or(fault.address);
+            let address = match fault.signal {
+                // The address of the instruction: the program's own, not that of our copy of it.
+                SIGFPE => frame.pc(),
+                _ => region::front_of(fault.address).unwrap_or(fault.address),
+            };
             info.si_signo = fault.signal;
             info.si_code = fault.code;
             // SAFETY: inside the structure.
@@ -111,6 +116,17 @@ fn bus(info: &siginfo_t, frame: &mut Frame) -> Verdict {
     }
     step::abandon(frame);
     Verdict::Program(SIGBUS)
+}
+
+/// A division by zero and its like, with an operand in a region or elsewhere.
+fn arithmetic(info: &siginfo_t, frame: &mut Frame) -> Verdict {
+    if info.si_code > 0 {
+        if recovered(SIGFPE, info, frame) {
+            return Verdict::Taken;
+        }
+        step::abandon(frame);
+    }
+    Verdict::Program(SIGFPE)
 }
 
 fn trap(info: &siginfo_t, frame: &mut Frame) -> Verdict {

@@ -1,13 +1,13 @@
-//! The three signals that the agent needs for itself, and the program's own handlers for them, which it hands on to.
+//! The four signals that the agent needs for itself, and the program's own handlers for them, which it hands on to.
 //!
-//! Invariants: once [`install`] has run, the kernel's action for SIGSEGV, SIGBUS and SIGTRAP is the agent's; what the program
+//! Invariants: once [`install`] has run, the kernel's action for each of [`SIGNALS`] is the agent's; what the program
 //! has set, and what it reads back, lives in [`ACTIONS`]. No thread of the program has them blocked.
 
 use core::cell::UnsafeCell;
 use core::mem::transmute;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use libc::{SIG_DFL, SIG_IGN, SIGBUS, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
+use libc::{SIG_DFL, SIG_IGN, SIGBUS, SIGFPE, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
 
 use crate::arch::{self, Frame};
 use crate::{fault, sys, thread};
@@ -17,7 +17,10 @@ pub const fn bit(signal: c_int) -> u64 {
     1 << (signal - 1)
 }
 
-pub const OURS: u64 = bit(SIGSEGV) | bit(SIGBUS) | bit(SIGTRAP);
+/// What an instruction that the agent runs, or steps, can raise. SIGTRAP ends a step, and parks threads.
+pub const SIGNALS: [c_int; 4] = [SIGSEGV, SIGBUS, SIGTRAP, SIGFPE];
+
+pub const OURS: u64 = bit(SIGSEGV) | bit(SIGBUS) | bit(SIGTRAP) | bit(SIGFPE);
 
 /// The kernel's struct sigaction (x86-64, asm/signal.h).
 #[repr(C)]
@@ -35,14 +38,15 @@ impl Action {
 
 struct Actions {
     locked: AtomicBool,
-    actions: UnsafeCell<[Action; 3]>,
+    actions: UnsafeCell<[Action; SIGNALS.len()]>,
 }
 
 // SAFETY: the actions are only touched under the lock.
 unsafe impl Sync for Actions {}
 
-/// What the program has set for SIGSEGV, SIGBUS and SIGTRAP.
-static ACTIONS: Actions = Actions { locked: AtomicBool::new(false), actions: UnsafeCell::new([Action::DEFAULT; 3]) };
+/// What the program has set for each of [`SIGNALS`].
+static ACTIONS: Actions =
+    Actions { locked: AtomicBool::new(false), actions: UnsafeCell::new([Action::DEFAULT; SIGNALS.len()]) };
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
 fn with_action<T>(signal: c_int, work: impl FnOnce(&mut Action) -> T) -> T {
@@ -51,11 +55,7 @@ fn with_action<T>(signal: c_int, work: impl FnOnce(&mut Action) -> T) -> T {
     while ACTIONS.locked.swap(true, Ordering::Acquire) {
         sys::sched_yield();
     }
-    let index = match signal {
-        SIGSEGV => 0,
-        SIGBUS => 1,
-        _ => 2,
-    };
+    let index = SIGNALS.iter().position(|&known| known == signal).unwrap_or(0);
     // SAFETY: we hold the lock.
     let result = work(unsafe { &mut (&mut *ACTIONS.actions.get())[index] });
     ACTIONS.locked.store(false, Ordering::Release);
@@ -77,7 +77,7 @@ pub fn install() {
         return;
     }
     arch::warm_up();
-    for signal in [SIGSEGV, SIGBUS, SIGTRAP] {
+    for signal in SIGNALS {
         let ours = Action {
             handler: fault::handler as *const () as usize,
             flags: (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART | libc::SA_NODEFER) as u64
@@ -99,7 +99,7 @@ fn kernel_action(signal: c_int, new: Option<&Action>, old: Option<&mut Action>) 
     unsafe { sys::syscall6(libc::SYS_rt_sigaction, signal as usize, new, old, 8, 0, 0) };
 }
 
-/// The program's action for one of the three; replaced if there is a new one. Returns the one before.
+/// The program's action for one of [`SIGNALS`]; replaced if there is a new one. Returns the one before.
 pub fn program_action(signal: c_int, new: Option<Action>) -> Action {
     with_action(signal, |action| {
         let before = *action;
@@ -141,6 +141,7 @@ fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, co
     let own = if action.flags & libc::SA_NODEFER as u64 != 0 { 0 } else { bit(signal) };
     masked.handling |= (action.mask | own) & OURS;
     masked.handler_stack = &raw const before as usize;
+    arch::reset_control_words();
     // SAFETY: the program has said that this is a signal handler; one that takes fewer arguments ignores the others.
     let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = unsafe { transmute(handler) };
     handler(signal, info, (&raw mut *context).cast());

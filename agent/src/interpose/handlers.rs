@@ -3,11 +3,11 @@
 use core::mem::{MaybeUninit, transmute, zeroed};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use libc::{SA_RESETHAND, SA_RESTART, SIG_ERR, SIGBUS, SIGSEGV, SIGTRAP, c_int, sigaction as Sigaction, sighandler_t};
+use libc::{SA_RESETHAND, SA_RESTART, SIG_ERR, c_int, sigaction as Sigaction, sighandler_t};
 
 use super::Real;
 use super::masks::{kernel_set, set_kernel_set};
-use crate::signals::{self, Action, OURS, bit};
+use crate::signals::{self, Action, OURS, SIGNALS, bit};
 use crate::{arch, region};
 
 static SIGACTION: Real = Real::new(c"sigaction");
@@ -15,13 +15,12 @@ static SIGACTION: Real = Real::new(c"sigaction");
 type SigactionFn = unsafe extern "C" fn(c_int, *const Sigaction, *mut Sigaction) -> c_int;
 
 fn is_ours(signal: c_int) -> bool {
-    matches!(signal, SIGSEGV | SIGBUS | SIGTRAP)
+    SIGNALS.contains(&signal)
 }
 
-/// Signals (bit n − 1 for signal n) whose handlers the program wants to run with SIGSEGV, SIGBUS or SIGTRAP blocked: what we
+/// Signals (bit n − 1 for signal n) whose handlers the program wants to run with one of ours blocked: what we
 /// take out of their masks, and show again when asked.
-static STRIPPED: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
-const SIGNALS: [c_int; 3] = [SIGSEGV, SIGBUS, SIGTRAP];
+static STRIPPED: [AtomicU64; SIGNALS.len()] = [const { AtomicU64::new(0) }; SIGNALS.len()];
 
 fn stripped(signal: c_int) -> u64 {
     let set = |index: usize| STRIPPED[index].load(Ordering::Relaxed) & bit(signal) != 0;
@@ -88,7 +87,7 @@ pub unsafe extern "C" fn __sigaction(signal: c_int, new: *const Sigaction, old: 
     unsafe { sigaction(signal, new, old) }
 }
 
-/// One of our three: the program's action lives with us.
+/// One of ours: the program's action lives with us.
 unsafe fn exchange(signal: c_int, new: *const Sigaction, old: *mut Sigaction) {
     // SAFETY: the caller's promise.
     let new = unsafe { new.as_ref() }.map(|new| Action {

@@ -1,4 +1,4 @@
-//! Signal masks: SIGSEGV, SIGBUS and SIGTRAP are never really blocked, for a fault in a region would then kill; the program
+//! Signal masks: the agent's signals are never really blocked, for a fault in a region would then kill; the program
 //! sees the mask that it believes in.
 
 use core::mem::{MaybeUninit, transmute};
@@ -80,7 +80,7 @@ pub unsafe extern "C" fn pthread_sigmask(how: c_int, new: *const sigset_t, old: 
     unsafe { change(&REAL, how, new, old) }
 }
 
-/// A mask for the length of a wait, without our three: handlers that run in it may touch a device.
+/// A mask for the length of a wait, without our signals: handlers that run in it may touch a device.
 struct Waiting(Option<sigset_t>);
 
 impl Waiting {

@@ -127,6 +127,21 @@ def test_the_programs_own_handlers_see_its_own_faults(special: Any, traced: bool
 
 
 @both_ways
+def test_arithmetic_errors(special: Any, traced: bool) -> None:
+    ended = special("arithmetic", traced=traced)
+    assert (ended.result.stdout, ended.result.stderr, ended.result.status) == ("right\n", "", -signal.SIGFPE)
+    if traced:
+        assert ended.accesses(offset=0) == [
+            ("write", 0, 0),
+            *[("read", 0, 0)] * 3,
+            ("write", 0, 7),
+            *[("read", 0, 7)] * 2,
+            ("write", 0, 0),
+            ("read", 0, 0),
+        ]
+
+
+@both_ways
 def test_threads_with_all_signals_blocked(special: Any, traced: bool) -> None:
     ended = special("blocked", traced=traced)
     assert_right(ended)

@@ -97,8 +97,6 @@ fn classify(instruction: &Instruction) -> Class {
         {
             return Class::Strings;
         }
-        // These raise #DE, which must come from the program's own instruction.
-        Div | Idiv => return Class::Step,
         // Which of their elements they touch depends on a register.
         Vmaskmovps | Vmaskmovpd | Vpmaskmovd | Vpmaskmovq => return Class::Step,
         Clflush | Clflushopt | Clwb | Cldemote => return Class::NoData,

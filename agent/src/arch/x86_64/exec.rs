@@ -159,11 +159,12 @@ impl Access<'_, '_> {
             return false;
         }
         let value = self.copied(at);
-        if !self.moved(registers, at) {
-            return false;
+        let done = self.moved(registers, at);
+        // A division error comes after the load.
+        if done || self.thread.fault.signal == libc::SIGFPE {
+            self.log(row, READ, &value);
         }
-        self.log(row, READ, &value);
-        true
+        done
     }
 
     fn load_direct(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {

@@ -15,4 +15,4 @@ pub use decode::warm_up;
 pub use frame::Frame;
 pub use spawn::spawn;
 pub use run::{Registers, SA_RESTORER, recover, restorer, runs};
-pub use vector::vector_state_size;
+pub use vector::{reset_control_words, vector_state_size};

@@ -1,6 +1,7 @@
 //! The vector state of a signal frame: 512 bytes of FXSAVE, then, where the processor has XSAVE, a header and the components
 //! in the standard format (SDM volume 1, chapter 13).
 
+use core::arch::asm;
 use core::arch::x86_64::{CpuidResult, __cpuid_count};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -66,6 +67,14 @@ fn extent(component: u32) -> (usize, usize) {
 fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     // SAFETY: every x86-64 processor has the instruction.
     unsafe { __cpuid_count(leaf, subleaf) }
+}
+
+/// The floating-point control words that the kernel gives a signal handler to start with (they may be the program's own, for
+/// run() loads those).
+pub fn reset_control_words() {
+    const MXCSR: u32 = 0x1f80;
+    // SAFETY: all exceptions masked, rounding to nearest: what the ABI expects of any code.
+    unsafe { asm!("fninit", "ldmxcsr [{}]", in(reg) &MXCSR, options(nostack)) };
 }
 
 impl Thread {
