@@ -78,22 +78,40 @@ def part_number(path: Path) -> int:
 def create(path: Path, force: bool) -> TraceDir:
     """Make the folder of a new trace, readable by its owner only. The caller writes trace.json next.
 
-    Raises MmiotapError if it cannot be made, or exists; with ``force`` only if that is no trace, or still recorded.
+    Raises MmiotapError if it cannot be made, or :func:`check_name` does not like it.
     """
     trace = TraceDir(path)
     with writing(path):
+        check_name(path, force)
         if os.path.lexists(path):
-            if not trace.info_file.is_file():
-                raise MmiotapError(f"{path} exists and is no mmiotap trace; choose another name")
-            if not force:
-                raise MmiotapError(f"{path} exists; choose another name, or replace it with -f")
-            info = read_info(path)
-            if info["state"] == "recording" and recorder_alive(info):
-                raise MmiotapError(f"{path} is being recorded now (by process {info['recorder_pid']})")
             shutil.rmtree(path)
         path.mkdir(mode=0o700)
         trace.events.mkdir(mode=0o700)
     return trace
+
+
+def check_name(path: Path, force: bool) -> None:
+    """May a trace of this name be made?
+
+    Raises MmiotapError if something is there; with ``force`` only if that is no trace, or still recorded.
+    """
+    if not os.path.lexists(path):
+        return
+    if not TraceDir(path).info_file.is_file():
+        raise MmiotapError(f"{path} exists and is no mmiotap trace; choose another name")
+    if not force:
+        raise MmiotapError(f"{path} exists; choose another name, or replace it with -f")
+    info = read_info(path)
+    if info["state"] == "recording" and recorder_alive(info):
+        raise MmiotapError(f"{path} is being recorded now (by process {info['recorder_pid']})")
+
+
+def move(made: Path, path: Path) -> None:
+    """Give a trace that was made under another name its own; what :func:`check_name` allowed to be there goes."""
+    with writing(path):
+        if os.path.lexists(path):
+            shutil.rmtree(path)
+        made.rename(path)
 
 
 def read_info(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,0 +1,291 @@
+"""Reading a mmiotrace log into a trace.
+
+| line | event | columns |
+|---|---|---|
+| R, W | read, write | width, map_id, value (masked to width), pc, pid = tid; offset: physical address − that of the MAP with this id, or the address itself where there was none |
+| MAP | map | value: virtual address; text: the mapping as JSON, with physical address, length and, from PCIDEV, device and BAR |
+| UNMAP | unmap | map_id; value: length of the mapping |
+| UNKNOWN | unknown | offset, pc; data: three bytes of the instruction; flags: value unknown, the source did not say |
+| MARK | mark | text: all after the time, with the bare lines that follow |
+| MARK 0.000000 Lost n events. | lost | value: n; at the time of the line before |
+| CPU:c [LOST n EVENTS] | lost | the same, and cpu: c |
+| rw what?, map what? | unknown | text: the line |
+
+trace.json gets `pci_devices`, a list of the PCIDEV lines, and `mmiotrace`: the `version` and the `lspci` lines.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from mmiotap.formats import mmiotrace_block, mmiotrace_lines
+from mmiotap.formats.compressed import Log
+from mmiotap.formats.mmiotrace_lines import VERSION, Record
+from mmiotap.formats.pci import PciDevice
+from mmiotap.trace import layout, store
+from mmiotap.trace.errors import MmiotapError
+from mmiotap.trace.model import Mapping
+from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
+from mmiotap.trace.writer import TraceWriter
+
+_BLOCK = 16 << 20
+_NO_TIME = -1
+_WORDS = list(KINDS.values())
+_NOT_SAID = layout.VALUE_UNKNOWN | layout.REASON_NOT_IN_SOURCE << layout.REASON_SHIFT
+_CODE = {kind: index for index, kind in enumerate(KINDS)}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of it. ``cut`` is a last line that was cut short, and is not in the trace."""
+
+    events: int
+    lost: int
+    lines: int
+    cut: str | None
+
+
+def import_log(raw: BinaryIO, name: str, path: Path, *, force: bool = False) -> Imported:
+    """Make the trace ``path`` of a log. ``name`` is what messages call the log.
+
+    Raises MmiotapError if it is no mmiotrace log, damaged, or the trace cannot be made; there is no trace then, and what
+    ``force`` allows to replace is still there.
+    """
+    store.check_name(path, force)
+    reader = _Reader(name)
+    made = path.with_name(f".{path.name}.importing")
+    info = {"format": 1, "state": "imported", "source": "mmiotrace", "log": name, "started": None, "finished": None}
+    log = Log(raw, name)
+    try:
+        writer = TraceWriter.create(made, info, force=True)
+        for text in _blocks(log):
+            writer.append(reader.table(text))
+        writer.add_mappings(reader.mappings)
+        writer.finish(
+            finished=None,
+            pci_devices=[device.to_json() for device in reader.devices],
+            mmiotrace={"version": reader.version, "lspci": reader.lspci},
+        )
+        store.move(made, path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return Imported(writer.events, writer.lost, reader.lines, reader.cut)
+
+
+def _blocks(log: Log) -> Iterator[bytes]:
+    """The log's text in blocks of whole lines; the last one may lack its end."""
+    rest = b""
+    while data := log.read(_BLOCK):
+        whole, newline, tail = data.rpartition(b"\n")
+        if newline:
+            yield rest + whole + newline
+            rest = tail
+        else:
+            rest += tail
+    if rest:
+        yield rest
+
+
+@dataclass
+class _Reader:
+    """Goes through a log block by block and knows what earlier lines said."""
+
+    name: str
+    lines: int = 0
+    version: str | None = None
+    cut: str | None = None
+    devices: list[PciDevice] = field(default_factory=list)
+    lspci: list[str] = field(default_factory=list)
+    mappings: list[Mapping] = field(default_factory=list)
+    _bases: dict[int, int] = field(default_factory=dict)
+    _time_ns: int = 0
+    _in_mark: bool = False
+    _known: bool = False
+
+    def table(self, text: bytes) -> pa.Table:
+        """The events of one block."""
+        if b"\r" in text:
+            text = text.replace(b"\r\n", b"\n")
+        whole = text.endswith(b"\n")
+        block = mmiotrace_block.parse(text if whole else text + b"\n")
+        # Physical addresses of mappings, by id: the line from which each holds.
+        since = {map_id: [(-1, base)] for map_id, base in self._bases.items()}
+        records: list[tuple[int, Record]] = []
+        last = len(block.ends) - 1
+        follows = -2
+        for number in block.others.tolist():
+            if number != follows + 1:
+                self._in_mark = False
+            line = block.line(number)
+            record = mmiotrace_lines.parse(line)
+            if record is not None:
+                if record.kind == layout.MAP:
+                    since.setdefault(record.map_id, []).append((number, record.physical))
+                    self._note_mapping(record)
+                records.append((number, record))
+                self._in_mark = record.kind == layout.MARK
+            elif not self._note_other(line) and not (number == last and not whole and self._cut_short(line)):
+                self._continue_mark(line, number, records)
+            follows = number
+        if len(block.accesses.line) and (follows != last or not len(block.others)):
+            self._in_mark = False
+        table = self._assemble(block, records, since)
+        self.lines += len(block.ends)
+        return table
+
+    def _note_mapping(self, record: Record) -> None:
+        self._bases[record.map_id] = record.physical
+        path, device, bar = f"{record.physical:#x}", None, None
+        for one in self.devices:
+            if found := one.memory_bar(record.physical):
+                bar, base, _ = found
+                device = one.address
+                path = f"{device}/{'ROM' if bar == 6 else f'BAR{bar}'}"
+                path += f"+{record.physical - base:#x}" if record.physical != base else ""
+                break
+        self.mappings.append(
+            Mapping(
+                map_id=record.map_id,
+                pid=record.pid,
+                path=path,
+                address=record.virtual,
+                length=record.length,
+                file_offset=0,
+                prot="rw",
+                device=device,
+                bar=bar,
+                physical=record.physical,
+                time_ns=record.time_ns or 0,
+            )
+        )
+
+    def _note_other(self, line: bytes) -> bool:
+        """Lines that are no events: header, PCI devices, comments."""
+        if line.startswith(b"VERSION "):
+            self.version = line[8:].decode(errors="backslashreplace").strip()
+            if self.version != VERSION:
+                raise MmiotapError(f"{self.name}: version {self.version} of the format is not known, only {VERSION} is")
+        elif line.startswith(b"PCIDEV "):
+            device = PciDevice.from_line(line)
+            if device is None:
+                return False
+            if device not in self.devices:
+                self.devices.append(device)
+        elif line.startswith(b"LSPCI "):
+            self.lspci.append(line.decode(errors="backslashreplace"))
+        elif line and not line.startswith(b"#"):
+            return False
+        self._known = self._known or bool(line)
+        self._in_mark = False
+        return True
+
+    def _cut_short(self, line: bytes) -> bool:
+        if not (self._known or self._time_ns):
+            return False
+        self.cut = line.decode(errors="backslashreplace")
+        return True
+
+    def _continue_mark(self, line: bytes, number: int, records: list[tuple[int, Record]]) -> None:
+        if self._in_mark and records and mmiotrace_lines.is_free(line):
+            mark = records[-1][1]
+            mark.text = f"{mark.text}\n{line.decode(errors='backslashreplace')}"
+            return
+        shown = line[:60].decode(errors="backslashreplace")
+        if not self._known and not self._time_ns and number == 0:
+            raise MmiotapError(f"{self.name} is no mmiotrace log: it begins with {shown!r}")
+        raise MmiotapError(
+            f"{self.name}, line {self.lines + number + 1}: {shown!r} is not {mmiotrace_lines.expected(line)}; "
+            "to import the lines before it, cut the log there"
+        )
+
+    def _assemble(
+        self, block: mmiotrace_block.Block, records: list[tuple[int, Record]], since: dict[int, list[tuple[int, int]]]
+    ) -> pa.Table:
+        fast = block.accesses
+        slow = [record for _, record in records]
+        lines = np.concatenate([fast.line, np.array([number for number, _ in records], np.int64)])
+        order = np.argsort(lines, kind="stable") if records else slice(None)
+
+        def column(plain: Any, name: str, kind: Any) -> Any:
+            others = np.array([getattr(record, name) for record in slow], dtype=kind)
+            return np.concatenate([plain.astype(kind), others])[order]
+
+        times = np.array([_NO_TIME if record.time_ns is None else record.time_ns for record in slow], np.int64)
+        time_ns = self._filled(np.concatenate([fast.time_ns, times])[order])
+        map_id = column(fast.map_id, "map_id", np.int32)
+        physical = column(fast.physical, "physical", np.uint64)
+        kind = column(fast.kind, "kind", np.int8)
+        offset = physical - _bases(map_id, lines[order], since)
+        offset[np.isin(kind, (layout.MAP, layout.UNMAP, layout.MARK, layout.LOST))] = 0
+        value = column(fast.value, "value", np.uint64)
+        data: Any = pa.nulls(len(lines), pa.binary())
+        text: Any = pa.nulls(len(lines), pa.string())
+        flags = np.where(kind == layout.UNKNOWN, np.uint32(_NOT_SAID), np.uint32(0))
+        if records:
+            extra = np.argsort(np.argsort(lines, kind="stable"))[len(fast.line) :]
+            blobs: list[bytes | None] = [None] * len(lines)
+            texts: list[str | None] = [None] * len(lines)
+            values = value.copy()
+            for place, record in zip(extra.tolist(), slow, strict=True):
+                blobs[place], texts[place] = record.data, self._text(record)
+                if record.kind == layout.MAP:
+                    values[place] = record.virtual
+                elif record.kind == layout.UNMAP:
+                    values[place] = next((m.length for m in reversed(self.mappings) if m.map_id == record.map_id), 0)
+            data, text, value = pa.array(blobs, pa.binary()), pa.array(texts, pa.string()), values
+        pid = pa.array(column(fast.pid, "pid", np.int32))
+        cpu = column(np.full(len(fast.line), -1), "cpu", np.int16)
+        codes = np.zeros(max(_CODE) + 1, np.int8)
+        codes[list(_CODE)] = list(_CODE.values())
+        columns = {
+            "time_ns": pa.array(time_ns),
+            "duration_ns": pa.nulls(len(lines), pa.uint32()),
+            "kind": pa.DictionaryArray.from_arrays(pa.array(codes[kind]), _WORDS).cast(KIND_TYPE),
+            "width": pa.array(column(fast.width, "width", np.uint16)),
+            "map_id": pa.array(map_id),
+            "offset": pa.array(offset),
+            "value": pa.array(value),
+            "data": data,
+            "pc": pa.array(column(fast.pc, "pc", np.uint64)),
+            "pid": pid,
+            "tid": pid,
+            "cpu": pa.array(cpu),
+            "flags": pa.array(flags),
+            "text": text,
+        }
+        return pa.table([columns[name] for name in EVENTS.names], schema=EVENTS)
+
+    def _text(self, record: Record) -> str | None:
+        if record.kind in (layout.MAP, layout.UNMAP):
+            found = next((m for m in reversed(self.mappings) if m.map_id == record.map_id), None)
+            return None if found is None else json.dumps(found.to_json())
+        return record.text
+
+    def _filled(self, times: Any) -> Any:
+        """A line without a time of its own has that of the line before."""
+        known = np.where(times == _NO_TIME, -1, np.arange(len(times)))
+        last = np.maximum.accumulate(known) if len(times) else known
+        filled = np.where(last >= 0, times[np.maximum(last, 0)], self._time_ns)
+        if len(filled):
+            self._time_ns = int(filled[-1])
+        return filled
+
+
+def _bases(map_id: Any, lines: Any, since: dict[int, list[tuple[int, int]]]) -> Any:
+    """For each row the physical address that its mapping begins at; 0 where no line tells."""
+    bases = np.zeros(len(map_id), np.uint64)
+    for one in np.unique(map_id).tolist():
+        if one not in since:
+            continue
+        rows = np.flatnonzero(map_id == one)
+        starts = np.array([line for line, _ in since[one]])
+        values = np.array([base for _, base in since[one]], np.uint64)
+        place = np.searchsorted(starts, lines[rows], side="right") - 1
+        bases[rows] = np.where(place >= 0, values[np.maximum(place, 0)], np.uint64(0))
+    return bases
