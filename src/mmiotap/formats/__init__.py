@@ -1,0 +1,34 @@
+"""Formats that a trace can be written in, and the log that one can be read from (:mod:`mmiotap.formats.mmiotrace`)."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mmiotap.trace.reader import Trace
+
+#: Names of the formats that :func:`write` knows, and what each is.
+FORMATS = {
+    "mmiotrace": "the text log of the kernel's mmiotrace",
+    "csv": "a line an event, with a header line",
+    "jsonl": "a JSON object a line",
+    "parquet": "one Parquet file",
+}
+
+
+def write(format: str, tables: "Iterator[pa.Table]", trace: "Trace", out: BinaryIO) -> None:
+    """Write events (tables in the schema of :data:`mmiotap.trace.schema.EVENTS`) as they come; little is held in memory.
+
+    ``trace`` is where the events are from: its mappings and PCI devices. Raises KeyError for an unknown format, and what
+    ``out.write`` raises.
+    """
+    from mmiotap.formats import mmiotrace_writer, rows
+
+    writers = {
+        "mmiotrace": lambda: mmiotrace_writer.write(tables, trace, out),
+        "csv": lambda: rows.write_csv(tables, out),
+        "jsonl": lambda: rows.write_jsonl(tables, out),
+        "parquet": lambda: rows.write_parquet(tables, out),
+    }
+    writers[format]()
