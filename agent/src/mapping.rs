@@ -67,9 +67,13 @@ impl Request {
         if self.flags & libc::MAP_TYPE == libc::MAP_PRIVATE {
             return None;
         }
-        // SAFETY: a new mapping disturbs nothing.
-        let alias = unsafe { self.make(sys::own_place(self.length), self.flags & !placing) };
-        (!sys::is_error(alias)).then_some(alias as usize)
+        let made = |place: usize| {
+            // SAFETY: a new mapping disturbs nothing.
+            let alias = unsafe { self.make(place, self.flags & !placing) };
+            (!sys::is_error(alias)).then_some(alias as usize)
+        };
+        // io_uring takes no wishes as to the place.
+        made(sys::own_place(self.length)).or_else(|| made(0))
     }
 }
 

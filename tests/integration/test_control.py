@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MMIOTAP, Compile, Run, Start, Started
+
 from mmiotap.trace.reader import open_trace
 
 #: Copies commands (numbers) from a pipe to a register, and answers on stdout: one line when it is done.

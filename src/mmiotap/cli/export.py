@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         raise MmiotapError(f"{path} is a folder; choose another name")
     if path.exists() and not path.is_file():
         # A device or a pipe is written to, not replaced.
-        with open(path, "wb") as out:
+        with path.open("wb") as out:
             formats.write(args.format, trace.batches(), trace, out)
         return 0
     with store.new_file(path) as file:

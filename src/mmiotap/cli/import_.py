@@ -1,6 +1,6 @@
 """Make a trace of a mmiotrace log.
 
-Reads the text that the kernel's trace_pipe gives, plain or compressed with gzip, bzip2, xz or zstd; - is standard input.
+Reads the text that the kernel's trace_pipe gives, plain or compressed with gzip, bzip2, xz or zstd.
 
 examples:
   mmiotap import mydump.txt -o nouveau.mmiotap
@@ -14,7 +14,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("log", metavar="LOG", help="the log; - is standard input")
-    parser.add_argument("-o", "--output", metavar="TRACE", help="the trace folder to make (default: LOG's name.mmiotap)")
+    parser.add_argument(
+        "-o", "--output", metavar="TRACE", help="the trace folder to make (default: LOG's name.mmiotap)"
+    )
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing trace")
 
 
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         if standard_input:
             found = import_log(sys.stdin.buffer, name, path, force=args.force)
         else:
-            with open(args.log, "rb") as raw:
+            with Path(args.log).open("rb") as raw:
                 found = import_log(raw, name, path, force=args.force)
     except IsADirectoryError as error:
         raise MmiotapError(f"{name} is a folder; give the log itself") from error
@@ -40,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"mmiotap: next: mmiotap show {path}", file=sys.stderr)
     if found.cut is not None:
         print(
-            f"mmiotap: {name}, line {found.lines}: the last line is cut short ({found.cut!r}); all before it is in {path}",
+            f"mmiotap: {name}, line {found.lines}: the last line is cut short ({found.cut!r}); "
+            f"all before it is in {path}",
             file=sys.stderr,
         )
         return 1

@@ -1,7 +1,7 @@
 """Formats that a trace can be written in, and the log that one can be read from (:mod:`mmiotap.formats.mmiotrace`)."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,11 +17,11 @@ FORMATS = {
 }
 
 
-def write(format: str, tables: "Iterator[pa.Table]", trace: "Trace", out: BinaryIO) -> None:
-    """Write events (tables in the schema of :data:`mmiotap.trace.schema.EVENTS`) as they come; little is held in memory.
+def write(format: str, tables: "Iterator[pa.Table]", trace: "Trace", out: IO[bytes]) -> None:
+    """Write events as they come; little is held in memory.
 
-    ``trace`` is where the events are from: its mappings and PCI devices. Raises KeyError for an unknown format, and what
-    ``out.write`` raises.
+    ``tables`` have the schema of :data:`mmiotap.trace.schema.EVENTS`; ``trace`` is where they are from: its mappings
+    and PCI devices. Raises KeyError for an unknown format, and what ``out.write`` raises.
     """
     from mmiotap.formats import mmiotrace_writer, rows
 

@@ -21,8 +21,8 @@ _QUADS = _U(0x00000000FFFFFFFF)
 class Digits:
     """The digits of a block of text, ready to be gathered.
 
-    Fields are given by where they end (exclusive) and by their length in characters. Every method returns the numbers and
-    which of the fields are valid; the number of an invalid field means nothing.
+    Fields are given by where they end (exclusive) and by their length in characters. Every method returns the numbers
+    and which of the fields are valid; the number of an invalid field means nothing.
     """
 
     def __init__(self, text: bytes) -> None:

@@ -1,15 +1,4 @@
-"""Reading a mmiotrace log into a trace.
-
-| line | event | columns |
-|---|---|---|
-| R, W | read, write | width, map_id, value (masked to width), pc, pid = tid; offset: physical address − that of the MAP with this id, or the address itself where there was none |
-| MAP | map | value: virtual address; text: the mapping as JSON, with physical address, length and, from PCIDEV, device and BAR |
-| UNMAP | unmap | map_id; value: length of the mapping |
-| UNKNOWN | unknown | offset, pc; data: three bytes of the instruction; flags: value unknown, the source did not say |
-| MARK | mark | text: all after the time, with the bare lines that follow |
-| MARK 0.000000 Lost n events. | lost | value: n; at the time of the line before |
-| CPU:c [LOST n EVENTS] | lost | the same, and cpu: c |
-| rw what?, map what? | unknown | text: the line |
+"""Reading a mmiotrace log into a trace. What a line becomes, column by column, stands in docs/formats.md.
 
 trace.json gets `pci_devices`, a list of the PCIDEV lines, and `mmiotrace`: the `version` and the `lspci` lines.
 """
@@ -54,8 +43,8 @@ class Imported:
 def import_log(raw: BinaryIO, name: str, path: Path, *, force: bool = False) -> Imported:
     """Make the trace ``path`` of a log. ``name`` is what messages call the log.
 
-    Raises MmiotapError if it is no mmiotrace log, damaged, or the trace cannot be made; there is no trace then, and what
-    ``force`` allows to replace is still there.
+    Raises MmiotapError if it is no mmiotrace log, damaged, or the trace cannot be made; there is no trace then, and
+    what ``force`` allows to replace is still there.
     """
     store.check_name(path, force)
     reader = _Reader(name)
@@ -128,6 +117,8 @@ class _Reader:
                 if record.kind == layout.MAP:
                     since.setdefault(record.map_id, []).append((number, record.physical))
                     self._note_mapping(record)
+                elif record.kind == layout.UNMAP:
+                    self._note_unmapping(record)
                 records.append((number, record))
                 self._in_mark = record.kind == layout.MARK
             elif not self._note_other(line) and not (number == last and not whole and self._cut_short(line)):
@@ -149,21 +140,27 @@ class _Reader:
                 path = f"{device}/{'ROM' if bar == 6 else f'BAR{bar}'}"
                 path += f"+{record.physical - base:#x}" if record.physical != base else ""
                 break
-        self.mappings.append(
-            Mapping(
-                map_id=record.map_id,
-                pid=record.pid,
-                path=path,
-                address=record.virtual,
-                length=record.length,
-                file_offset=0,
-                prot="rw",
-                device=device,
-                bar=bar,
-                physical=record.physical,
-                time_ns=record.time_ns or 0,
-            )
+        mapping = Mapping(
+            map_id=record.map_id,
+            pid=record.pid,
+            path=path,
+            address=record.virtual,
+            length=record.length,
+            file_offset=0,
+            prot="rw",
+            device=device,
+            bar=bar,
+            physical=record.physical,
+            time_ns=record.time_ns or 0,
         )
+        self.mappings.append(mapping)
+        record.value, record.text = mapping.address, json.dumps(mapping.to_json())
+
+    def _note_unmapping(self, record: Record) -> None:
+        """Such a line names a mapping, and says no more of it."""
+        mapping = next((one for one in reversed(self.mappings) if one.map_id == record.map_id), None)
+        if mapping is not None:
+            record.value, record.text = mapping.length, json.dumps(mapping.to_json())
 
     def _note_other(self, line: bytes) -> bool:
         """Lines that are no events: header, PCI devices, comments."""
@@ -210,7 +207,7 @@ class _Reader:
         fast = block.accesses
         slow = [record for _, record in records]
         lines = np.concatenate([fast.line, np.array([number for number, _ in records], np.int64)])
-        order = np.argsort(lines, kind="stable") if records else slice(None)
+        order = np.argsort(lines, kind="stable")
 
         def column(plain: Any, name: str, kind: Any) -> Any:
             others = np.array([getattr(record, name) for record in slow], dtype=kind)
@@ -223,22 +220,13 @@ class _Reader:
         kind = column(fast.kind, "kind", np.int8)
         offset = physical - _bases(map_id, lines[order], since)
         offset[np.isin(kind, (layout.MAP, layout.UNMAP, layout.MARK, layout.LOST))] = 0
-        value = column(fast.value, "value", np.uint64)
-        data: Any = pa.nulls(len(lines), pa.binary())
-        text: Any = pa.nulls(len(lines), pa.string())
         flags = np.where(kind == layout.UNKNOWN, np.uint32(_NOT_SAID), np.uint32(0))
-        if records:
-            extra = np.argsort(np.argsort(lines, kind="stable"))[len(fast.line) :]
-            blobs: list[bytes | None] = [None] * len(lines)
-            texts: list[str | None] = [None] * len(lines)
-            values = value.copy()
-            for place, record in zip(extra.tolist(), slow, strict=True):
-                blobs[place], texts[place] = record.data, self._text(record)
-                if record.kind == layout.MAP:
-                    values[place] = record.virtual
-                elif record.kind == layout.UNMAP:
-                    values[place] = next((m.length for m in reversed(self.mappings) if m.map_id == record.map_id), 0)
-            data, text, value = pa.array(blobs, pa.binary()), pa.array(texts, pa.string()), values
+        blobs: list[bytes | None] = [None] * len(lines) if records else []
+        texts: list[str | None] = [None] * len(lines) if records else []
+        for place, number in enumerate(np.flatnonzero(order >= len(fast.line)).tolist() if records else []):
+            blobs[number], texts[number] = slow[place].data, slow[place].text
+        data = pa.array(blobs, pa.binary()) if records else pa.nulls(len(lines), pa.binary())
+        text = pa.array(texts, pa.string()) if records else pa.nulls(len(lines), pa.string())
         pid = pa.array(column(fast.pid, "pid", np.int32))
         cpu = column(np.full(len(fast.line), -1), "cpu", np.int16)
         codes = np.zeros(max(_CODE) + 1, np.int8)
@@ -250,7 +238,7 @@ class _Reader:
             "width": pa.array(column(fast.width, "width", np.uint16)),
             "map_id": pa.array(map_id),
             "offset": pa.array(offset),
-            "value": pa.array(value),
+            "value": pa.array(column(fast.value, "value", np.uint64)),
             "data": data,
             "pc": pa.array(column(fast.pc, "pc", np.uint64)),
             "pid": pid,
@@ -260,12 +248,6 @@ class _Reader:
             "text": text,
         }
         return pa.table([columns[name] for name in EVENTS.names], schema=EVENTS)
-
-    def _text(self, record: Record) -> str | None:
-        if record.kind in (layout.MAP, layout.UNMAP):
-            found = next((m for m in reversed(self.mappings) if m.map_id == record.map_id), None)
-            return None if found is None else json.dumps(found.to_json())
-        return record.text
 
     def _filled(self, times: Any) -> Any:
         """A line without a time of its own has that of the line before."""

@@ -1,4 +1,4 @@
-"""The mmiotrace text log line by line: what each kind of line says. The kernel's side is kernel/trace/trace_mmiotrace.c.
+"""The mmiotrace text log line by line: what each kind of line says (kernel/trace/trace_mmiotrace.c prints them).
 
 Slow and complete; :mod:`mmiotap.formats.mmiotrace_block` takes the bulk of a log and leaves the rest to this.
 """
@@ -78,16 +78,20 @@ def _parse(line: bytes) -> Record | None:
     if match := _ACCESS.fullmatch(line):
         kind, width, seconds, micros, map_id, physical, value, pc, pid = match.groups()
         bits = 8 * min(int(width), 8) or 64
-        return Record(
-            kind=layout.READ if kind == b"R" else layout.WRITE,
-            time_ns=_ns(seconds, micros),
-            width=int(width),
-            map_id=int(map_id),
-            physical=int(physical, 16),
-            value=int(value, 16) & ((1 << bits) - 1),
-            pc=int(pc, 16),
-            pid=int(pid),
-        ) if int(width) <= 255 else None
+        return (
+            Record(
+                kind=layout.READ if kind == b"R" else layout.WRITE,
+                time_ns=_ns(seconds, micros),
+                width=int(width),
+                map_id=int(map_id),
+                physical=int(physical, 16),
+                value=int(value, 16) & ((1 << bits) - 1),
+                pc=int(pc, 16),
+                pid=int(pid),
+            )
+            if int(width) <= 255
+            else None
+        )
     if match := _LOST.fullmatch(line):
         return Record(layout.LOST, None, value=int(match[1]))
     if match := _MARK.fullmatch(line):

@@ -5,7 +5,7 @@ A recording of the agent has what the format cannot say; docs/formats.md lists w
 
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import pyarrow as pa
 
@@ -21,7 +21,7 @@ _ALL_BITS = 0xFFFF_FFFF_FFFF_FFFF
 _LETTER = {"read": "R", "write": "W"}
 
 
-def write(tables: Iterator[pa.Table], trace: Trace, out: BinaryIO) -> None:
+def write(tables: Iterator[pa.Table], trace: Trace, out: IO[bytes]) -> None:
     """The header, then the events."""
     lines = _Lines(trace)
     out.write(_header(trace.info).encode())
@@ -63,9 +63,7 @@ class _Lines:
                     for start in range(0, width, _WORD):
                         piece = data[start : start + _WORD]
                         value = int.from_bytes(piece, "little")
-                        yield (
-                            f"{_LETTER[kind]} {len(piece)} {time} {map_id} {physical + start:#x} {value:#x} {tail}"
-                        )
+                        yield (f"{_LETTER[kind]} {len(piece)} {time} {map_id} {physical + start:#x} {value:#x} {tail}")
             elif kind == "map":
                 mapping = Mapping.from_json(json.loads(text))
                 self._bases[map_id] = _base(mapping)

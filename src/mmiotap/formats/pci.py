@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 _LINE = re.compile(
-    rb"PCIDEV ([0-9a-f]{2,4})([0-9a-f]{2}) ([0-9a-f]{4})([0-9a-f]{4}) ([0-9a-f]{1,8})((?: [0-9a-f]{1,16}){14})(?: (.*))?"
+    rb"PCIDEV ([0-9a-f]{2,4})([0-9a-f]{2}) ([0-9a-f]{4})([0-9a-f]{4}) ([0-9a-f]{1,8})"
+    rb"((?: [0-9a-f]{1,16}){14})(?: (.*))?"
 )
 _IO_PORTS = 0x1
 _FLAG_BITS = 0xF
@@ -16,7 +17,8 @@ class PciDevice:
     """One PCI device of the machine that was traced.
 
     :ivar address: ``bus:slot.function``; mmiotrace does not print the domain.
-    :ivar resources: seven pairs (start with the flag bits of the base address register, size in bytes): BAR 0 to 5 and the ROM.
+    :ivar resources: seven pairs (start with the flag bits of the base address register, size in bytes): BAR 0 to 5,
+        ROM.
     :ivar driver: the driver's name, empty where none was bound when the log was begun.
     """
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +16,7 @@ from mmiotap.trace.writer import PARQUET
 _ROWS = 1 << 16
 
 
-def write_csv(tables: Iterator[pa.Table], out: BinaryIO) -> None:
+def write_csv(tables: Iterator[pa.Table], out: IO[bytes]) -> None:
     """A header line, then a line an event. What is not known is empty."""
     out.write((",".join(EVENTS.names) + "\n").encode())
     options = pa.csv.WriteOptions(include_header=False)
@@ -24,18 +24,19 @@ def write_csv(tables: Iterator[pa.Table], out: BinaryIO) -> None:
         pa.csv.write_csv(_readable(table), out, options)
 
 
-def write_jsonl(tables: Iterator[pa.Table], out: BinaryIO) -> None:
+def write_jsonl(tables: Iterator[pa.Table], out: IO[bytes]) -> None:
     """An object an event with all columns; what is not known is null."""
     for table in tables:
         for batch in _readable(table).to_batches(_ROWS):
             pieces: list[Any] = []
             for number, name in enumerate(EVENTS.names):
                 pieces += [f"{', ' if number else '{'}{json.dumps(name)}: ", _as_json(batch.column(name))]
-            lines = pc.binary_join_element_wise(*pieces, "}\n", "")
+            pieces += ["}\n", ""]
+            lines: Any = pc.binary_join_element_wise(*pieces)
             out.write("".join(lines.to_pylist()).encode())
 
 
-def write_parquet(tables: Iterator[pa.Table], out: BinaryIO) -> None:
+def write_parquet(tables: Iterator[pa.Table], out: IO[bytes]) -> None:
     """One file with the schema of a trace's parts."""
     with pq.ParquetWriter(out, EVENTS, **PARQUET) as parquet:
         for table in tables:
@@ -54,7 +55,7 @@ def _readable(table: pa.Table) -> pa.Table:
     return table.set_column(place["kind"], "kind", table["kind"].cast(pa.string()))
 
 
-def _as_json(column: pa.Array) -> pa.Array:
+def _as_json(column: Any) -> Any:
     if pa.types.is_string(column.type):
         # Most events have no text, and words and digits repeat: each distinct one is quoted once.
         distinct = column.dictionary_encode()

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from conftest import Compile, Result, Run
-from mmiotap.trace.reader import open_trace
 
 from mmiotap.trace import layout
+from mmiotap.trace.reader import open_trace
 
 SPECIAL = Path(__file__).parent / "special"
 PAGES = 8
