@@ -6,9 +6,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import TIME_LIMIT, Compile, Run
 
 import mmiotap as api
+from conftest import TIME_LIMIT, Compile, Run
 
 DEVICE = r"""
 #include <fcntl.h>

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MMIOTAP, Compile, Run, Start, Started
 
+from conftest import MMIOTAP, Compile, Run, Start, Started
 from mmiotap.trace.reader import open_trace
 
 #: Copies commands (numbers) from a pipe to a register, and answers on stdout: one line when it is done.

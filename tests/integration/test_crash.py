@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from conftest import MMIOTAP, Compile, Run, Start, Started
 from mmiotap.trace.reader import Trace, open_trace
 

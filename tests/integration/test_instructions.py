@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import MMIOTAP
 from instructions import expected, program
 from instructions.case import WINDOW
 from instructions.table import all_cases
-from mmiotap.trace.reader import open_trace
 
+from conftest import MMIOTAP
 from mmiotap.trace import layout
+from mmiotap.trace.reader import open_trace
 
 #: Runs of each case on the mapping: the first are sure to trap.
 ROUNDS = 20

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import MMIOTAP, Compile, Run, Start
 from mmiotap.trace.reader import open_trace
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from conftest import MMIOTAP, Compile, Result, Run, Start, Started
 from mmiotap.trace.reader import open_trace
 

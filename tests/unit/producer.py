@@ -9,10 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-from recordings import Producer
-
 from mmiotap.trace import layout
 from mmiotap.trace.arena import Arena
+from recordings import Producer
 
 
 def main(arena_path: str, first: str, step: str, tid: str, progress_path: str) -> None:

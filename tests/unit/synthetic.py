@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from mmiotap.trace.model import Mapping, Module, Process
-from mmiotap.trace.writer import TraceWriter
 
+from mmiotap.trace.model import Mapping, Module, Process
 from mmiotap.trace.schema import EVENTS
+from mmiotap.trace.writer import TraceWriter
 
 #: CLOCK_MONOTONIC nanoseconds at which every synthetic trace starts.
 START = 5_000_000_000

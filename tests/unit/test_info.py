@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from mmiotap.trace.model import Module
-from synthetic import DRIVER, RING, UIO, row, write_trace
 
 from mmiotap.cli import main
+from mmiotap.trace.model import Module
 from mmiotap.views.info import write_text
 from mmiotap.views.state import state_text
+from synthetic import DRIVER, RING, UIO, row, write_trace
 
 LIBRARY = Module(100, "/usr/lib/libx.so", 0x1000, 0x2000, 0x1000, "ab12")
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Compile
 
+from conftest import Compile
 from mmiotap.sources import elf, launch
 from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import MMIOTAP, TIME_LIMIT, Run
-from mmiotap.trace.model import Mapping, Process
-from synthetic import DRIVER, UIO, row, write_trace
 
+from conftest import MMIOTAP, TIME_LIMIT, Run
 from mmiotap.analysis import select
 from mmiotap.cli import main
 from mmiotap.trace import layout
+from mmiotap.trace.model import Mapping, Process
+from synthetic import DRIVER, UIO, row, write_trace
 
 EVERY_KIND = [
     row(0, "map", value=UIO.address, text=json.dumps(UIO.to_json())),

@@ -7,14 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from conftest import Run
-from mmiotap.trace.reader import Trace, open_trace
-from synthetic import DRIVER, RING, UIO, row, write_trace
 
+from conftest import Run
 from mmiotap.analysis import stats
 from mmiotap.cli import main
 from mmiotap.trace import layout
+from mmiotap.trace.reader import Trace, open_trace
 from mmiotap.trace.schema import EVENTS
+from synthetic import DRIVER, RING, UIO, row, write_trace
 
 FIRST = [
     row(0, "map", value=UIO.address),

@@ -4,14 +4,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import TIME_LIMIT, Compile
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
-from mmiotap.trace.model import Module, Process
-from synthetic import row, write_trace
 
+from conftest import TIME_LIMIT, Compile
 from mmiotap.analysis.symbols import Symbols, build_id
 from mmiotap.cli import main
+from mmiotap.trace.model import Module, Process
+from synthetic import row, write_trace
 
 SOURCE = """
 __attribute__((noinline)) void ring(volatile int *p) { p[3] = 7; }

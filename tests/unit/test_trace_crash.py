@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MMIOTAP, Run, Start, Started
-from recordings import Producer, abandon, new_recording
 
+from conftest import MMIOTAP, Run, Start, Started
 from mmiotap.trace import layout, store
 from mmiotap.trace.arena import Arena
 from mmiotap.trace.errors import MmiotapError
@@ -20,6 +19,7 @@ from mmiotap.trace.reader import Trace, open_trace
 from mmiotap.trace.recover import recover
 from mmiotap.trace.rows import FIELDS
 from mmiotap.trace.sealer import Sealer
+from recordings import Producer, abandon, new_recording
 
 HERE = Path(__file__).parent
 PROCESSES = 3

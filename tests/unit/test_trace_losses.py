@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recordings import Producer, abandon, new_recording
 
 from mmiotap.trace import layout, store
 from mmiotap.trace.arena import Arena
 from mmiotap.trace.reader import Trace, open_trace
 from mmiotap.trace.recover import recover
 from mmiotap.trace.sealer import Sealer
+from recordings import Producer, abandon, new_recording
 
 PID = os.getpid()
 

@@ -14,8 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import Producer, abandon, new_recording
-from synthetic import INFO, START, row, write_trace
 
 from mmiotap.trace import layout, store
 from mmiotap.trace.arena import Arena
@@ -24,6 +22,8 @@ from mmiotap.trace.reader import open_trace
 from mmiotap.trace.schema import EVENTS, KINDS
 from mmiotap.trace.sealer import Sealer
 from mmiotap.trace.writer import TraceWriter
+from recordings import Producer, abandon, new_recording
+from synthetic import INFO, START, row, write_trace
 
 PID = os.getpid()
 FIRST = [row(time, "write" if time % 2 else "read", 4, time % 8, time) for time in range(0, 100)]

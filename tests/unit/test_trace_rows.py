@@ -11,7 +11,6 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recordings import Producer, abandon, new_recording
 
 from mmiotap.trace import layout, store
 from mmiotap.trace.arena import Arena
@@ -19,6 +18,7 @@ from mmiotap.trace.reader import Trace, open_trace
 from mmiotap.trace.recover import recover
 from mmiotap.trace.schema import KINDS
 from mmiotap.trace.sealer import Sealer
+from recordings import Producer, abandon, new_recording
 
 #: Threads are of a process that runs: the segments of one that is gone are given back.
 PID = os.getpid()

@@ -13,8 +13,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import Producer, new_recording
-from synthetic import INFO, row, write_trace
 
 from mmiotap.trace import layout, store
 from mmiotap.trace.arena import Arena, ArenaWriter
@@ -24,6 +22,8 @@ from mmiotap.trace.reader import open_trace
 from mmiotap.trace.schema import EVENTS
 from mmiotap.trace.sealer import Sealer
 from mmiotap.trace.writer import TraceWriter, read_footer, sealed_in
+from recordings import Producer, new_recording
+from synthetic import INFO, row, write_trace
 
 PID = os.getpid()
 

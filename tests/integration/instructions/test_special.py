@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Compile, Result, Run
 
+from conftest import Compile, Result, Run
 from mmiotap.trace import layout
 from mmiotap.trace.reader import open_trace
 
