@@ -28,16 +28,16 @@ pub fn attach(path: &[u8]) -> bool {
         return false;
     }
     let mut head = [0u8; 16];
-    let known = sys::read(fd, &mut head) == 16
-        && head[..8] == MAGIC
-        && head[H_VERSION..H_VERSION + 4] == VERSION.to_le_bytes();
+    let known =
+        sys::read(fd, &mut head) == 16 && head[..8] == MAGIC && head[H_VERSION..H_VERSION + 4] == VERSION.to_le_bytes();
     let length = SEGMENTS_OFFSET + MAX_SEGMENTS * SEGMENT_SIZE;
     let mut mapped = -1;
     if known {
         // Room for every segment the recorder may ever add, so that growing needs no descriptor here.
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
         // SAFETY: a new mapping disturbs nothing.
-        mapped = unsafe { sys::mmap(sys::own_place(length), length, libc::PROT_READ | libc::PROT_WRITE, flags, fd as i32, 0) };
+        mapped =
+            unsafe { sys::mmap(sys::own_place(length), length, libc::PROT_READ | libc::PROT_WRITE, flags, fd as i32, 0) };
     }
     sys::close(fd);
     if !known || sys::is_error(mapped) {

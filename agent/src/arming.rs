@@ -7,7 +7,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use crate::region::{self, Front, Region};
-use crate::{arena, arch, sys};
+use crate::{arch, arena, sys};
 
 static ARMED: AtomicBool = AtomicBool::new(true);
 

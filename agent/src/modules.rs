@@ -93,8 +93,7 @@ fn find(pc: usize) -> Option<(Object, usize)> {
     }
     // SAFETY: prepare() found it under this name, whose type does not change.
     let function: FindObject = unsafe { core::mem::transmute(function) };
-    let mut found =
-        Found { flags: 0, start: 0, end: 0, link_map: core::ptr::null(), eh_frame: 0, reserved: [0; 7] };
+    let mut found = Found { flags: 0, start: 0, end: 0, link_map: core::ptr::null(), eh_frame: 0, reserved: [0; 7] };
     // SAFETY: async-signal-safe (glibc manual, "Dynamic Linker Introspection"); the result is ours.
     if unsafe { function(pc as *const c_void, &raw mut found) } != 0 {
         return None;

@@ -143,7 +143,11 @@ fn asking() -> siginfo_t {
 fn wait_for(new: &[i32]) {
     let pid = sys::getpid();
     let arrived = |tid: i32| {
-        ARRIVED.iter().map(|arrived| arrived.load(Ordering::Acquire)).take_while(|&other| other != 0).any(|other| other == tid)
+        ARRIVED
+            .iter()
+            .map(|arrived| arrived.load(Ordering::Acquire))
+            .take_while(|&other| other != 0)
+            .any(|other| other == tid)
     };
     let start = sys::monotonic_ns();
     let mut looks = 0;

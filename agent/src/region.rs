@@ -92,25 +92,21 @@ struct Table {
 // SAFETY: changed under the lock; read by copy, validated by the sequence number.
 unsafe impl Sync for Table {}
 
-pub const NOTHING: Region =
-    Region {
-        start: 0,
-        end: 0,
-        delta: 0,
-        map_id: 0,
-        map_offset: 0,
-        prot: 0,
-        front: Front::Twin,
-        path: &[],
-        flags: 0,
-        file_offset: 0,
-    };
-
-static TABLE: Table = Table {
-    sequence: AtomicUsize::new(0),
-    count: AtomicUsize::new(0),
-    entries: UnsafeCell::new([NOTHING; CAPACITY]),
+pub const NOTHING: Region = Region {
+    start: 0,
+    end: 0,
+    delta: 0,
+    map_id: 0,
+    map_offset: 0,
+    prot: 0,
+    front: Front::Twin,
+    path: &[],
+    flags: 0,
+    file_offset: 0,
 };
+
+static TABLE: Table =
+    Table { sequence: AtomicUsize::new(0), count: AtomicUsize::new(0), entries: UnsafeCell::new([NOTHING; CAPACITY]) };
 
 static LOCKED: AtomicBool = AtomicBool::new(false);
 

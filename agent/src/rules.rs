@@ -13,9 +13,7 @@ pub fn matches(glob: &[u8], path: &[u8]) -> bool {
             (0..=run).any(|skip| matches(rest, &path[skip..]))
         }
         [wanted, rest @ ..] => match path {
-            [byte, tail @ ..] => {
-                (wanted == byte || (*wanted == b'?' && *byte != b'/')) && matches(rest, tail)
-            }
+            [byte, tail @ ..] => (wanted == byte || (*wanted == b'?' && *byte != b'/')) && matches(rest, tail),
             [] => false,
         },
     }

@@ -80,8 +80,7 @@ pub fn install() {
     for signal in SIGNALS {
         let ours = Action {
             handler: fault::handler as *const () as usize,
-            flags: (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART | libc::SA_NODEFER) as u64
-                | arch::SA_RESTORER,
+            flags: (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART | libc::SA_NODEFER) as u64 | arch::SA_RESTORER,
             restorer: arch::restorer(),
             mask: !OURS,
         };

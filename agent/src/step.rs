@@ -9,8 +9,8 @@ use core::sync::atomic::{AtomicI32, Ordering};
 
 use libc::siginfo_t;
 
-use crate::arch::frame::TRAP_FLAG;
 use crate::arch::Frame;
+use crate::arch::frame::TRAP_FLAG;
 use crate::arch::site::{Site, fetch};
 use crate::capture::{self, Row};
 use crate::layout::*;

@@ -43,9 +43,7 @@ pub fn is_error(ret: Ret) -> bool {
 /// MAP_FIXED replaces what is there.
 pub unsafe fn mmap(addr: usize, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: i64) -> Ret {
     // SAFETY: the caller's promise.
-    unsafe {
-        syscall6(libc::SYS_mmap, addr, len, prot as usize, flags as usize, fd as isize as usize, offset as usize)
-    }
+    unsafe { syscall6(libc::SYS_mmap, addr, len, prot as usize, flags as usize, fd as isize as usize, offset as usize) }
 }
 
 /// # Safety
@@ -201,9 +199,8 @@ pub fn each_thread(buffer: &mut [u8], mut visit: impl FnMut(i32)) {
     }
     loop {
         // SAFETY: the buffer is ours.
-        let length = unsafe {
-            syscall3(libc::SYS_getdents64, directory as usize, buffer.as_mut_ptr() as usize, buffer.len())
-        };
+        let length =
+            unsafe { syscall3(libc::SYS_getdents64, directory as usize, buffer.as_mut_ptr() as usize, buffer.len()) };
         let Some(mut entries) = usize::try_from(length).ok().filter(|&length| length > 0).map(|length| &buffer[..length])
         else {
             break;
@@ -240,15 +237,12 @@ pub fn block_signals(set: u64) -> u64 {
     let mut old = 0u64;
     // SAFETY: both words are ours; 8 is the kernel's size of a signal set.
     unsafe {
-        syscall6(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK as usize, &raw const set as usize,
-                 &raw mut old as usize, 8, 0, 0)
+        syscall6(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK as usize, &raw const set as usize, &raw mut old as usize, 8, 0, 0)
     };
     old
 }
 
 pub fn set_signal_mask(mask: u64) {
     // SAFETY: the word is ours.
-    unsafe {
-        syscall6(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK as usize, &raw const mask as usize, 0, 8, 0, 0)
-    };
+    unsafe { syscall6(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK as usize, &raw const mask as usize, 0, 8, 0, 0) };
 }

@@ -115,7 +115,8 @@ def test_every_access_once_in_order_exact(hammer: Path, mmiotap: Callable[..., A
     events = events.filter(pc.is_in(events.column("kind"), pa.array(["read", "write"])))
     assert events.num_rows == threads * count
     seen = set()
-    for tid in pc.unique(events.column("tid")).to_pylist():
+    tids: list[Any] = pc.unique(events.column("tid")).to_pylist()
+    for tid in tids:
         got = recorded(events.filter(pc.equal(events.column("tid"), tid)))
         thread = int(got.offset[0]) // SLOT % threads
         seen.add(thread)

@@ -62,7 +62,8 @@ def test_beyond_the_end_of_a_function_is_not_in_it(program: Path) -> None:
     with program.open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
         assert isinstance(table, SymbolTableSection)
-        size = table.get_symbol_by_name("ring")[0]["st_size"]
+        [ring] = table.get_symbol_by_name("ring") or []
+        size = ring["st_size"]
     symbols = Symbols([module(program)])
     last, after = BIAS + at["ring"] + size - 1, BIAS + at["ring"] + size
     names = symbols.names([100] * 3, [last, after, BIAS + 4])

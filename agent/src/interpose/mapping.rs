@@ -43,9 +43,8 @@ pub unsafe extern "C" fn mmap64(
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn munmap(addr: *mut c_void, length: size_t) -> c_int {
     // SAFETY: the caller's promise.
-    answer(unsafe {
-        if region::any() { mapping::unmap(addr as usize, length) } else { sys::munmap(addr as usize, length) }
-    }) as c_int
+    answer(unsafe { if region::any() { mapping::unmap(addr as usize, length) } else { sys::munmap(addr as usize, length) } })
+        as c_int
 }
 
 /// In C the last argument is optional; passed in a register, it is garbage where it was left out, and unused then.
@@ -77,7 +76,6 @@ pub unsafe extern "C" fn mremap(
 pub unsafe extern "C" fn mprotect(addr: *mut c_void, length: size_t, prot: c_int) -> c_int {
     let addr = addr as usize;
     // SAFETY: the caller's promise.
-    answer(unsafe {
-        if region::any() { mapping::protect(addr, length, prot) } else { sys::mprotect(addr, length, prot) }
-    }) as c_int
+    answer(unsafe { if region::any() { mapping::protect(addr, length, prot) } else { sys::mprotect(addr, length, prot) } })
+        as c_int
 }

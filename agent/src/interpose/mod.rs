@@ -2,9 +2,9 @@
 //!
 //! Each behaves as the one it stands for, errno included, and does nothing of its own when nothing is recorded.
 
+pub mod handlers;
 pub mod mapping;
 pub mod masks;
-pub mod handlers;
 
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};

@@ -64,7 +64,8 @@ def statistics(trace: Trace) -> Statistics:
     for batch in trace.batches(COLUMNS):
         if not batch.num_rows:
             continue
-        for counted in pc.value_counts(batch["kind"].cast(pa.string())).to_pylist():
+        found: Any = pc.value_counts(batch["kind"].cast(pa.string()))
+        for counted in found.to_pylist():
             kinds[counted["values"]] = kinds.get(counted["values"], 0) + counted["counts"]
         if first_ns is None:
             first_ns = int(batch["time_ns"][0].as_py())
@@ -173,9 +174,8 @@ def _roll_up(merged: pa.Table, keys: list[str], seconds: float) -> pa.Table:
 
 def _with_paths(table: pa.Table, trace: Trace) -> pa.Table:
     paths = {mapping.map_id: mapping.path for mapping in trace.mappings}
-    return table.append_column(
-        "path", pa.array([paths.get(map_id) for map_id in table["map_id"].to_pylist()], pa.string())
-    )
+    ids: list[Any] = table["map_id"].to_pylist()
+    return table.append_column("path", pa.array([paths.get(map_id) for map_id in ids], pa.string()))
 
 
 def _with_sites(merged: pa.Table, symbols: Symbols) -> pa.Table:
@@ -185,6 +185,5 @@ def _with_sites(merged: pa.Table, symbols: Symbols) -> pa.Table:
 
 def _with_programs(table: pa.Table, trace: Trace) -> pa.Table:
     programs = {process.pid: process.executable for process in trace.processes}
-    return table.append_column(
-        "program", pa.array([programs.get(pid) for pid in table["pid"].to_pylist()], pa.string())
-    )
+    pids: list[Any] = table["pid"].to_pylist()
+    return table.append_column("program", pa.array([programs.get(pid) for pid in pids], pa.string()))

@@ -17,9 +17,7 @@ static EXECUTABLE: AtomicUsize = AtomicUsize::new(0);
 pub fn prepare() {
     let name = b"mmiotap-code\0";
     // SAFETY: the name is NUL-terminated.
-    let fd = unsafe {
-        sys::syscall3(libc::SYS_memfd_create, name.as_ptr() as usize, libc::MFD_CLOEXEC as usize, 0)
-    };
+    let fd = unsafe { sys::syscall3(libc::SYS_memfd_create, name.as_ptr() as usize, libc::MFD_CLOEXEC as usize, 0) };
     if sys::is_error(fd) {
         return;
     }

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 use iced_x86::{
-    Code, CodeSize, CpuidFeature, Decoder, DecoderOptions, EncodingKind, Encoder, FlowControl, Instruction, InstructionInfoFactory, MemoryOperand,
-    Mnemonic, OpAccess, OpKind, Register,
+    Code, CodeSize, CpuidFeature, Decoder, DecoderOptions, Encoder, EncodingKind, FlowControl, Instruction,
+    InstructionInfoFactory, MemoryOperand, Mnemonic, OpAccess, OpKind, Register,
 };
 
 use super::code;
@@ -41,10 +41,8 @@ pub fn site(instruction: &Instruction) -> Site {
     if site.class != Class::NoData && !is_plain_width(site.width) {
         site.class = Class::Step;
     }
-    let runs_moved = !matches!(
-        site.class,
-        Class::Step | Class::Strings | Class::Push | Class::Pop | Class::Call | Class::Jump
-    );
+    let runs_moved =
+        !matches!(site.class, Class::Step | Class::Strings | Class::Push | Class::Pop | Class::Call | Class::Jump);
     if runs_moved {
         match moved(instruction) {
             Some(moved) => {
@@ -81,7 +79,17 @@ fn is_nontemporal(mnemonic: Mnemonic) -> bool {
     use Mnemonic::*;
     matches!(
         mnemonic,
-        Movnti | Movntq | Movntdq | Movntps | Movntpd | Movntsd | Movntss | Movntdqa | Vmovntdq | Vmovntps | Vmovntpd
+        Movnti
+            | Movntq
+            | Movntdq
+            | Movntps
+            | Movntpd
+            | Movntsd
+            | Movntss
+            | Movntdqa
+            | Vmovntdq
+            | Vmovntps
+            | Vmovntpd
             | Vmovntdqa
     )
 }
@@ -139,8 +147,22 @@ fn is_conditional_move(mnemonic: Mnemonic) -> bool {
     use Mnemonic::*;
     matches!(
         mnemonic,
-        Cmova | Cmovae | Cmovb | Cmovbe | Cmove | Cmovg | Cmovge | Cmovl | Cmovle | Cmovne | Cmovno | Cmovnp | Cmovns
-            | Cmovo | Cmovp | Cmovs
+        Cmova
+            | Cmovae
+            | Cmovb
+            | Cmovbe
+            | Cmove
+            | Cmovg
+            | Cmovge
+            | Cmovl
+            | Cmovle
+            | Cmovne
+            | Cmovno
+            | Cmovnp
+            | Cmovns
+            | Cmovo
+            | Cmovp
+            | Cmovs
     )
 }
 
@@ -155,8 +177,25 @@ fn needs_vector_state(instruction: &Instruction) -> bool {
             use CpuidFeature::*;
             matches!(
                 feature,
-                FPU | FPU287 | FPU387 | FPU287XL_ONLY | FPU387SL_ONLY | MMX | D3NOW | D3NOWEXT | SSE | SSE2 | SSE3 | SSE4A
-                    | SSSE3 | SSE4_1 | SSE4_2 | AES | PCLMULQDQ | SHA | GFNI | FXSR
+                FPU | FPU287
+                    | FPU387
+                    | FPU287XL_ONLY
+                    | FPU387SL_ONLY
+                    | MMX
+                    | D3NOW
+                    | D3NOWEXT
+                    | SSE
+                    | SSE2
+                    | SSE3
+                    | SSE4A
+                    | SSSE3
+                    | SSE4_1
+                    | SSE4_2
+                    | AES
+                    | PCLMULQDQ
+                    | SHA
+                    | GFNI
+                    | FXSR
             )
         })
 }
@@ -258,10 +297,6 @@ fn without_absolute_address(instruction: &Instruction) -> Instruction {
     };
     let memory = MemoryOperand::with_base(Register::RAX);
     let register = instruction.op_register(if load { 0 } else { 1 });
-    let built = if load {
-        Instruction::with2(code, register, memory)
-    } else {
-        Instruction::with2(code, memory, register)
-    };
+    let built = if load { Instruction::with2(code, register, memory) } else { Instruction::with2(code, memory, register) };
     built.unwrap_or(*instruction)
 }

@@ -249,10 +249,8 @@ impl Access<'_, '_> {
             const ZERO_FLAG: u64 = 1 << 6;
             let equal = after.flags & ZERO_FLAG != 0;
             let source = if equal { before } else { &after.general };
-            let paired = matches!(
-                self.site.instruction.mnemonic(),
-                iced_x86::Mnemonic::Cmpxchg8b | iced_x86::Mnemonic::Cmpxchg16b
-            );
+            let paired =
+                matches!(self.site.instruction.mnemonic(), iced_x86::Mnemonic::Cmpxchg8b | iced_x86::Mnemonic::Cmpxchg16b);
             let each = if paired { width / 2 } else { width };
             value[..each].copy_from_slice(&source[RAX].to_le_bytes()[..each]);
             if paired {

@@ -13,6 +13,6 @@ mod vector;
 pub use code::prepare;
 pub use decode::warm_up;
 pub use frame::Frame;
-pub use spawn::spawn;
 pub use run::{Registers, SA_RESTORER, recover, restorer, runs};
+pub use spawn::spawn;
 pub use vector::{reset_control_words, vector_state_size};

@@ -429,14 +429,7 @@ mod tests {
         // SAFETY: a string instruction on the bench's memory.
         assert!(unsafe { run(&mut registers, site.pc) });
         let [general, flags] = [&registers.general[..], &[registers.flags & STATUS_FLAGS]];
-        State {
-            rax: general[RAX],
-            rcx: general[RCX],
-            rsi: general[RSI],
-            rdi: general[RDI],
-            flags: flags[0],
-            behind: true,
-        }
+        State { rax: general[RAX], rcx: general[RCX], rsi: general[RSI], rdi: general[RDI], flags: flags[0], behind: true }
     }
 
     fn context() -> libc::ucontext_t {
@@ -500,7 +493,8 @@ mod tests {
                         unsafe { sys::mprotect(bench.front, SIZE, EVERY) };
                         Bench::fill(bench.front, &device);
                         Bench::fill(bench.plain, &plain);
-                        let expected = (on_processor(site, state), Bench::contents(bench.front), Bench::contents(bench.plain));
+                        let expected =
+                            (on_processor(site, state), Bench::contents(bench.front), Bench::contents(bench.plain));
                         // SAFETY: as above.
                         unsafe { sys::mprotect(bench.front, SIZE, libc::PROT_NONE) };
                         Bench::fill(bench.alias, &device);
@@ -549,7 +543,8 @@ mod tests {
         let seen = rows(thread, |thread| {
             by_us(thread, site, start(2, bench.front, bench.front + 0x20), true);
         });
-        let expected = [(READ, 0x100, 0x201, 2), (WRITE, 0x120, 0x201, 2), (READ, 0x102, 0x403, 2), (WRITE, 0x122, 0x403, 2)];
+        let expected =
+            [(READ, 0x100, 0x201, 2), (WRITE, 0x120, 0x201, 2), (READ, 0x102, 0x403, 2), (WRITE, 0x122, 0x403, 2)];
         assert_eq!(seen, expected);
     }
 
