@@ -1,0 +1,43 @@
+"""Running the C programs of the benchmarks, alone and recorded."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TIME_LIMIT = 300
+
+
+class Program:
+    """A compiled program in a folder of its own, with a file ``device`` beside it."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._folder = folder
+        self._program = folder / name
+        self.device = folder / "device"
+        self.device.write_bytes(bytes(4096))
+        source = HERE / f"{name}.c"
+        subprocess.run(["gcc", "-O2", "-pthread", "-o", self._program, source], check=True, timeout=TIME_LIMIT)
+
+    def alone(self, *arguments: object) -> int:
+        """What it prints: a number."""
+        return _number([str(self._program), *map(str, arguments)])
+
+    def recorded(self, *arguments: object) -> int:
+        """The same, under ``mmiotap record``."""
+        record = [sys.executable, "-m", "mmiotap", "record", "-q", "-f", "-o", str(self._folder / "trace")]
+        return _number([*record, "--map", str(self.device), "--", str(self._program), *map(str, arguments)])
+
+
+@contextmanager
+def program(name: str) -> Iterator[Program]:
+    """Compile benchmarks/NAME.c."""
+    with tempfile.TemporaryDirectory(prefix="mmiotap-bench-") as folder:
+        yield Program(name, Path(folder))
+
+
+def _number(command: list[str]) -> int:
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT).stdout)

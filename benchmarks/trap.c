@@ -1,0 +1,78 @@
+/*
+ * What a trap costs: trap bare|mmio FILE THREADS ACCESSES. Prints nanoseconds, for all accesses of all threads together.
+ *
+ * bare: a page without rights and the least handler that goes on: it skips the instruction. mmio: FILE is mapped, as a device
+ * is; what its accesses cost is up to who watches. Each thread has a core of its own.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+enum { PAGE = 4096, STORE_LENGTH = 2 };
+static volatile char *device;
+static long count;
+static pthread_barrier_t start;
+
+static void skip(int number, siginfo_t *info, void *context)
+{
+    (void)number;
+    (void)info;
+    ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP] += STORE_LENGTH;
+}
+
+static void *access_device(void *argument)
+{
+    long thread = (long)argument;
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET(thread % sysconf(_SC_NPROCESSORS_ONLN), &cpus);
+    sched_setaffinity(0, sizeof cpus, &cpus);
+    volatile char *word = device + thread * 256;
+    pthread_barrier_wait(&start);
+    for (long i = 0; i < count; i++)
+        __asm__ volatile("movl %%eax, (%0)" : : "r"(word) : "memory"); /* 2 bytes: STORE_LENGTH */
+    return NULL;
+}
+
+static long now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 5)
+        return 2;
+    int threads = atoi(argv[3]);
+    count = atol(argv[4]);
+    if (!strcmp(argv[1], "bare")) {
+        device = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        struct sigaction action = {.sa_sigaction = skip, .sa_flags = SA_SIGINFO};
+        sigaction(SIGSEGV, &action, NULL);
+    } else {
+        device = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, open(argv[2], O_RDWR), 0);
+    }
+    if (device == MAP_FAILED)
+        return 1;
+    pthread_t ids[threads];
+    pthread_barrier_init(&start, NULL, threads + 1);
+    for (long i = 0; i < threads; i++)
+        pthread_create(&ids[i], NULL, access_device, (void *)i);
+    pthread_barrier_wait(&start);
+    long begin = now();
+    for (int i = 0; i < threads; i++)
+        pthread_join(ids[i], NULL);
+    printf("%ld\n", now() - begin);
+    return 0;
+}
