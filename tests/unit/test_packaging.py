@@ -1,0 +1,56 @@
+"""What is installed is whole, and says the same everywhere."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import mmiotap
+from mmiotap.sources import launch
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    agent = tomllib.loads((ROOT / "agent" / "Cargo.toml").read_text())["package"]["version"]
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert project == agent == metadata.version("mmiotap")
+    assert f"## {project}" in changes
+
+
+def test_the_oldest_rust_is_said_once_and_checked() -> None:
+    manifest = tomllib.loads((ROOT / "agent" / "Cargo.toml").read_text())
+    oldest = manifest["package"]["rust-version"].removeprefix("1.")
+    assert f"OLDEST={oldest} " in (ROOT / "tools" / "rust-path").read_text()
+
+
+def test_the_package_holds_agent_header_and_types() -> None:
+    package = Path(mmiotap.__file__).parent
+    assert (package / "include" / "mmiotap.h").is_file()
+    assert (package / "py.typed").is_file()
+    assert launch.find_agent().parent == package
+
+
+def test_the_agent_exports_only_what_it_stands_in_for() -> None:
+    """Anything more could take the place of a function of the program."""
+    listing = subprocess.run(
+        ["nm", "-D", "--defined-only", launch.find_agent()], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    assert {line.split()[-1] for line in listing.splitlines()} == {
+        *("mmap", "mmap64", "munmap", "mremap", "mprotect"),
+        *("sigaction", "__sigaction", "signal", "bsd_signal", "ssignal", "sysv_signal", "__sysv_signal"),
+        *("sigprocmask", "pthread_sigmask", "sigsuspend", "ppoll", "pselect", "epoll_pwait", "epoll_pwait2"),
+        "mmiotap_agent_mark",
+    }
+
+
+def test_the_installed_command_runs(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("mmiotap")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(
+        [command, "--version"], capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment
+    )
+    assert (result.returncode, result.stdout) == (0, f"mmiotap {metadata.version('mmiotap')}\n")
