@@ -5,7 +5,7 @@
 
 use core::arch::x86_64::_rdtsc;
 
-use super::frame::{Frame, RAX, RBX, RCX, RDX, RSP};
+use super::frame::{Frame, RAX, RDX, RSP};
 use super::run::{Registers, components, copy, exchange_add, run};
 use super::site::{Class, Site};
 use super::{string, vector};
@@ -376,8 +376,3 @@ fn is_high_byte(register: iced_x86::Register) -> bool {
     use iced_x86::Register::{AH, BH, CH, DH};
     matches!(register, AH | CH | DH | BH)
 }
-
-const _: () = {
-    // Implicit operands are rax, rcx, rdx and rbx (cmpxchg, shifts, cmpxchg16b); scratch registers never are.
-    assert!(RAX < 4 && RCX < 4 && RDX < 4 && RBX < 4);
-};

@@ -21,7 +21,6 @@ const CR2: usize = 22;
 pub const RAX: usize = 0;
 pub const RCX: usize = 1;
 pub const RDX: usize = 2;
-pub const RBX: usize = 3;
 pub const RSP: usize = 4;
 pub const RSI: usize = 6;
 pub const RDI: usize = 7;
