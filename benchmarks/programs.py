@@ -22,14 +22,14 @@ class Program:
         source = HERE / f"{name}.c"
         subprocess.run(["gcc", "-O2", "-pthread", "-o", self._program, source], check=True, timeout=TIME_LIMIT)
 
-    def alone(self, *arguments: object) -> int:
-        """What it prints: a number."""
-        return _number([str(self._program), *map(str, arguments)])
+    def alone(self, *arguments: object) -> list[int]:
+        """What it prints: numbers."""
+        return _numbers([str(self._program), *map(str, arguments)])
 
-    def recorded(self, *arguments: object) -> int:
+    def recorded(self, *arguments: object) -> list[int]:
         """The same, under ``mmiotap record``."""
         record = [sys.executable, "-m", "mmiotap", "record", "-q", "-f", "-o", str(self._folder / "trace")]
-        return _number([*record, "--map", str(self.device), "--", str(self._program), *map(str, arguments)])
+        return _numbers([*record, "--map", str(self.device), "--", str(self._program), *map(str, arguments)])
 
 
 @contextmanager
@@ -39,5 +39,6 @@ def program(name: str) -> Iterator[Program]:
         yield Program(name, Path(folder))
 
 
-def _number(command: list[str]) -> int:
-    return int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT).stdout)
+def _numbers(command: list[str]) -> list[int]:
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT)
+    return [int(number) for number in result.stdout.split()]

@@ -1,5 +1,6 @@
 /*
- * What a trap costs: trap bare|mmio FILE THREADS ACCESSES. Prints nanoseconds, for all accesses of all threads together.
+ * What a trap costs: trap bare|mmio FILE ROUNDS ACCESSES. Each round, one thread makes its accesses, then two make theirs; prints
+ * the nanoseconds that either took, a line a round. The first round, in which whoever watches gets ready, is not printed.
  *
  * bare: a page without rights and the least handler that goes on: it skips the instruction. mmio: FILE is mapped, as a device
  * is; what its accesses cost is up to who watches. Each thread has a core of its own.
@@ -50,11 +51,24 @@ static long now(void)
     return time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
+static long phase(int threads)
+{
+    pthread_t ids[2];
+    pthread_barrier_init(&start, NULL, threads + 1);
+    for (long i = 0; i < threads; i++)
+        pthread_create(&ids[i], NULL, access_device, (void *)i);
+    pthread_barrier_wait(&start);
+    long begin = now();
+    for (int i = 0; i < threads; i++)
+        pthread_join(ids[i], NULL);
+    return now() - begin;
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 5)
         return 2;
-    int threads = atoi(argv[3]);
+    int rounds = atoi(argv[3]);
     count = atol(argv[4]);
     if (!strcmp(argv[1], "bare")) {
         device = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -65,14 +79,10 @@ int main(int argc, char **argv)
     }
     if (device == MAP_FAILED)
         return 1;
-    pthread_t ids[threads];
-    pthread_barrier_init(&start, NULL, threads + 1);
-    for (long i = 0; i < threads; i++)
-        pthread_create(&ids[i], NULL, access_device, (void *)i);
-    pthread_barrier_wait(&start);
-    long begin = now();
-    for (int i = 0; i < threads; i++)
-        pthread_join(ids[i], NULL);
-    printf("%ld\n", now() - begin);
+    for (int round = 0; round <= rounds; round++) {
+        long one = phase(1), two = phase(2);
+        if (round > 0)
+            printf("%ld %ld\n", one, two);
+    }
     return 0;
 }

@@ -90,7 +90,7 @@ extern "C" fn help() -> ! {
 /// In a forked child the helper does not exist. If recording is disabled, a new one is needed.
 pub fn after_fork() {
     HELPER.store(0, Ordering::Relaxed);
-    if !ARMED.load(Ordering::Relaxed) && region::any() && !arena::is_closed() {
+    if !ARMED.load(Ordering::Relaxed) && region::any_in(0, usize::MAX) && !arena::is_closed() {
         start_helper();
     }
 }

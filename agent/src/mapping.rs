@@ -29,7 +29,8 @@ pub struct Request {
 /// As mmap(2).
 pub unsafe fn map(request: &Request) -> isize {
     crate::start();
-    let replaces = request.flags & MAP_FIXED != 0 && region::any();
+    let replaces = request.flags & MAP_FIXED != 0
+        && region::any_in(request.addr, request.addr.saturating_add(round_up(request.length)));
     let is_file = request.fd >= 0 && request.flags & MAP_ANONYMOUS == 0;
     if arena::base() == 0 || !(is_file || replaces) {
         // SAFETY: the caller's promise.

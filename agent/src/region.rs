@@ -173,25 +173,13 @@ fn copy_entry(index: usize) -> Region {
     unsafe { TABLE.entries.get().cast::<Region>().add(index).read_volatile() }
 }
 
-/// The region that holds this address.
-pub fn find(address: usize) -> Option<Region> {
+/// What `look` says of the table, for a reader that takes no lock. It is given the number of entries, and asked again if a change
+/// came between.
+fn read<T>(look: impl Fn(usize) -> T) -> T {
     loop {
         let before = TABLE.sequence.load(Ordering::Acquire);
         if before & 1 == 0 {
-            let (mut low, mut high) = (0, TABLE.count.load(Ordering::Relaxed).min(CAPACITY));
-            let mut found = None;
-            while low < high {
-                let middle = (low + high) / 2;
-                let entry = copy_entry(middle);
-                if address < entry.start {
-                    high = middle;
-                } else if address >= entry.end {
-                    low = middle + 1;
-                } else {
-                    found = Some(entry);
-                    break;
-                }
-            }
+            let found = look(TABLE.count.load(Ordering::Relaxed).min(CAPACITY));
             fence(Ordering::Acquire);
             if TABLE.sequence.load(Ordering::Relaxed) == before {
                 return found;
@@ -201,28 +189,38 @@ pub fn find(address: usize) -> Option<Region> {
     }
 }
 
-/// The address in the program's view of one in an alias.
-pub fn front_of(alias: usize) -> Option<usize> {
-    loop {
-        let before = TABLE.sequence.load(Ordering::Acquire);
-        if before & 1 == 0 {
-            let count = TABLE.count.load(Ordering::Relaxed).min(CAPACITY);
-            let front = (0..count).map(copy_entry).find_map(|region| {
-                let offset = alias.wrapping_sub(region.alias());
-                (offset < region.length()).then(|| region.start + offset)
-            });
-            fence(Ordering::Acquire);
-            if TABLE.sequence.load(Ordering::Relaxed) == before {
-                return front;
+/// The region that holds this address.
+pub fn find(address: usize) -> Option<Region> {
+    read(|count| {
+        let (mut low, mut high) = (0, count);
+        while low < high {
+            let middle = (low + high) / 2;
+            let entry = copy_entry(middle);
+            if address < entry.start {
+                high = middle;
+            } else if address >= entry.end {
+                low = middle + 1;
+            } else {
+                return Some(entry);
             }
         }
-        sys::sched_yield();
-    }
+        None
+    })
 }
 
-/// Is any mapping traced at all? Lets calls that concern none go straight on.
-pub fn any() -> bool {
-    TABLE.count.load(Ordering::Relaxed) != 0
+/// The address in the program's view of one in an alias.
+pub fn front_of(alias: usize) -> Option<usize> {
+    read(|count| {
+        (0..count).map(copy_entry).find_map(|region| {
+            let offset = alias.wrapping_sub(region.alias());
+            (offset < region.length()).then(|| region.start + offset)
+        })
+    })
+}
+
+/// Is any of these addresses traced? Lets calls that concern no region go straight on.
+pub fn any_in(start: usize, end: usize) -> bool {
+    read(|count| (0..count).any(|index| copy_entry(index).overlaps(start, end)))
 }
 
 impl Guard {
@@ -322,6 +320,6 @@ mod tests {
         let seen: std::vec::Vec<_> = table.all().iter().map(|r| (r.start, r.end, r.map_offset)).collect();
         assert_eq!(seen, [(0x1000, 0x4000, 0), (0x5000, 0x6000, 0)]);
         assert!(table.remove(0, usize::MAX));
-        assert!(!any());
+        assert!(!any_in(0, usize::MAX));
     }
 }

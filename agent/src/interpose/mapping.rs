@@ -38,13 +38,23 @@ pub unsafe extern "C" fn mmap64(
     unsafe { mmap(addr, length, prot, flags, fd, offset) }
 }
 
+/// Does a call with this range concern a region? All others go straight on.
+fn touches(addr: usize, length: usize) -> bool {
+    region::any_in(addr, addr.saturating_add(length))
+}
+
 /// # Safety
 /// As munmap(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn munmap(addr: *mut c_void, length: size_t) -> c_int {
     // SAFETY: the caller's promise.
-    answer(unsafe { if region::any() { mapping::unmap(addr as usize, length) } else { sys::munmap(addr as usize, length) } })
-        as c_int
+    answer(unsafe {
+        if touches(addr as usize, length) {
+            mapping::unmap(addr as usize, length)
+        } else {
+            sys::munmap(addr as usize, length)
+        }
+    }) as c_int
 }
 
 /// In C the last argument is optional; passed in a register, it is garbage where it was left out, and unused then.
@@ -62,7 +72,8 @@ pub unsafe extern "C" fn mremap(
     let (addr, new_addr) = (addr as usize, new_addr as usize);
     // SAFETY: the caller's promise.
     answer(unsafe {
-        if region::any() {
+        let replaces = flags & libc::MREMAP_FIXED != 0 && touches(new_addr, new_length);
+        if replaces || touches(addr, old_length.max(1)) {
             mapping::remap(addr, old_length, new_length, flags, new_addr)
         } else {
             sys::mremap(addr, old_length, new_length, flags, new_addr)
@@ -76,6 +87,7 @@ pub unsafe extern "C" fn mremap(
 pub unsafe extern "C" fn mprotect(addr: *mut c_void, length: size_t, prot: c_int) -> c_int {
     let addr = addr as usize;
     // SAFETY: the caller's promise.
-    answer(unsafe { if region::any() { mapping::protect(addr, length, prot) } else { sys::mprotect(addr, length, prot) } })
-        as c_int
+    answer(unsafe {
+        if touches(addr, length) { mapping::protect(addr, length, prot) } else { sys::mprotect(addr, length, prot) }
+    }) as c_int
 }
