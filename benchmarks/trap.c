@@ -3,7 +3,8 @@
  * the nanoseconds that either took, a line a round. The first round, in which whoever watches gets ready, is not printed.
  *
  * bare: a page without rights and the least handler that goes on: it skips the instruction. mmio: FILE is mapped, as a device
- * is; what its accesses cost is up to who watches. Each thread has a core of its own.
+ * is; what its accesses cost is up to who watches. loop: the same, and nothing but the accesses. Each thread has a core of
+ * its own.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -30,6 +31,8 @@ static void skip(int number, siginfo_t *info, void *context)
     ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP] += STORE_LENGTH;
 }
 
+static int is_loop;
+
 static void *access_device(void *argument)
 {
     long thread = (long)argument;
@@ -39,8 +42,11 @@ static void *access_device(void *argument)
     sched_setaffinity(0, sizeof cpus, &cpus);
     volatile char *word = device + thread * 256;
     pthread_barrier_wait(&start);
-    for (long i = 0; i < count; i++)
-        __asm__ volatile("movl %%eax, (%0)" : : "r"(word) : "memory"); /* 2 bytes: STORE_LENGTH */
+    for (long i = 0; is_loop && i < count; i++)
+        __asm__ volatile("movl %%eax, (%0)" : : "r"(word) : "memory");
+    for (long i = 0; !is_loop && i < count; i++)
+        /* The store has 2 bytes: STORE_LENGTH. The agent does not go on by itself behind cld: each access traps. */
+        __asm__ volatile("movl %%eax, (%0)\n\tcld" : : "r"(word) : "memory");
     return NULL;
 }
 
@@ -70,6 +76,7 @@ int main(int argc, char **argv)
         return 2;
     int rounds = atoi(argv[3]);
     count = atol(argv[4]);
+    is_loop = !strcmp(argv[1], "loop");
     if (!strcmp(argv[1], "bare")) {
         device = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         struct sigaction action = {.sa_sigaction = skip, .sa_flags = SA_SIGINFO};

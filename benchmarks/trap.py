@@ -15,14 +15,18 @@ TURNS = 5
 def run() -> list[Result]:
     """Medians. The programs take turns, and in them the numbers of threads, for the machine's speed changes."""
     with program("trap") as trap:
-        bare, mmio = [], []
+        bare, mmio, loop = [], [], []
         for _ in range(TURNS):
             bare += _pairs(trap.alone("bare", "-", ROUNDS, ACCESSES))
             mmio += _pairs(trap.recorded("mmio", trap.device, ROUNDS, ACCESSES))
-    ratio = statistics.median(one for one, _ in mmio) / statistics.median(one for one, _ in bare)
+            loop += _pairs(trap.recorded("loop", trap.device, ROUNDS, ACCESSES))
+    trap_alone = statistics.median(one for one, _ in bare)
+    ratio = statistics.median(one for one, _ in mmio) / trap_alone
+    following = statistics.median(one for one, _ in loop) / trap_alone
     scaling, least = _scaling(mmio), _scaling(bare)
     return [
         Result("a trapped access / a bare SIGSEGV round trip", f"≤ {TRAP_GOAL}", ratio, "", ratio <= TRAP_GOAL),
+        Result("an access in a loop of accesses / the same", "", following, "", True),
         Result(
             f"two threads / one, accesses a second (bare SIGSEGV: {least:.2f})",
             f"≥ {SCALING_GOAL}",

@@ -3,7 +3,7 @@
 use libc::{SIGBUS, SIGFPE, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
 
 use crate::arch::exec::{self, Outcome};
-use crate::arch::{self, Frame, site};
+use crate::arch::{self, Frame, ahead, site};
 use crate::region::{self, Region};
 use crate::thread::{self, Fault};
 use crate::{arena, arming, park, signals, step};
@@ -48,7 +48,7 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
     }
     let touched = address_of(info);
     let region = match region::find(touched) {
-        Some(region) if allows(&region, frame) => region,
+        Some(region) if !frame.is_fetch() && allows(&region, frame.is_write()) => region,
         _ => {
             step::abandon(frame);
             return Verdict::Program(SIGSEGV);
@@ -65,16 +65,22 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
 }
 
 /// Would the program have been allowed to do this, with the rights that it gave its mapping? x86 has no write-only pages.
-fn allows(region: &Region, frame: &Frame) -> bool {
-    let needed = if frame.is_write() { libc::PROT_WRITE } else { libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC };
-    !frame.is_fetch() && region.prot & needed != 0
+pub fn allows(region: &Region, is_write: bool) -> bool {
+    let needed = if is_write { libc::PROT_WRITE } else { libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC };
+    region.prot & needed != 0
 }
 
 fn access(info: &mut siginfo_t, frame: &mut Frame, region: &Region, touched: usize, logging: bool) -> Verdict {
     // The site first: a new one writes a row of its own.
     let site = site::find(frame.pc());
     let outcome = match (site, thread::current()) {
-        (Some(site), Some(thread)) => exec::execute(thread, frame, site, region, touched, logging),
+        (Some(site), Some(thread)) => {
+            let outcome = exec::execute(thread, frame, site, region, touched, logging);
+            if outcome == Outcome::Done {
+                ahead::go_on(thread, frame, site.pc);
+            }
+            outcome
+        }
         _ => Outcome::Step,
     };
     match outcome {

@@ -127,6 +127,18 @@ def test_the_programs_own_handlers_see_its_own_faults(special: Any, traced: bool
 
 
 @both_ways
+def test_the_code_around_accesses(special: Any, traced: bool) -> None:
+    ended = special("ahead", traced=traced)
+    assert_right(ended)
+    if traced:
+        kinds = Counter(row["kind"] for row in ended.rows)
+        conditions, values, reads = 16, 10, 4
+        assert kinds["read"] >= conditions * values**2 * reads + 5000 + 64
+        assert kinds["write"] >= conditions * values**2 + 64 + 5000
+        assert set(kinds) == {"read", "write"}
+
+
+@both_ways
 def test_arithmetic_errors(special: Any, traced: bool) -> None:
     ended = special("arithmetic", traced=traced)
     assert (ended.result.stdout, ended.result.stderr, ended.result.status) == ("right\n", "", -signal.SIGFPE)

@@ -36,8 +36,13 @@ pub fn site(instruction: &Instruction) -> Site {
         stack_substitute: None,
         vector: needs_vector_state(instruction),
         bit_offset: bit_offset(instruction),
+        target: instruction.near_branch_target() as usize,
+        condition: instruction.condition_code(),
         flags: 0,
     };
+    if matches!(site.class, Class::Plain | Class::Branch) {
+        return site;
+    }
     if site.class != Class::NoData && !is_plain_width(site.width) {
         site.class = Class::Step;
     }
@@ -110,6 +115,12 @@ fn classify(instruction: &Instruction) -> Class {
         Clflush | Clflushopt | Clwb | Cldemote => return Class::NoData,
         _ => {}
     }
+    if instruction.is_jcc_short_or_near() || instruction.is_jmp_short_or_near() {
+        return Class::Branch;
+    }
+    if is_plain(instruction) {
+        return Class::Plain;
+    }
     let explicit = (0..instruction.op_count()).filter(|&op| is_plain_memory(instruction, op)).count();
     if explicit != 1 || instruction.is_vsib() || instruction.has_op_mask() {
         return Class::Step;
@@ -141,6 +152,75 @@ fn classify(instruction: &Instruction) -> Class {
         },
         _ => Class::Step,
     }
+}
+
+/// Does it work on general registers and flags alone, and the same wherever it stands?
+fn is_plain(instruction: &Instruction) -> bool {
+    use Mnemonic::*;
+    let known = matches!(
+        instruction.mnemonic(),
+        Mov | Movzx
+            | Movsx
+            | Movsxd
+            | Lea
+            | Add
+            | Sub
+            | Adc
+            | Sbb
+            | And
+            | Or
+            | Xor
+            | Not
+            | Neg
+            | Inc
+            | Dec
+            | Cmp
+            | Test
+            | Shl
+            | Shr
+            | Sar
+            | Rol
+            | Ror
+            | Imul
+            | Bswap
+            | Bt
+            | Cdq
+            | Cqo
+            | Cdqe
+            | Cwde
+            | Nop
+            | Pause
+            | Endbr64
+            | Mfence
+            | Lfence
+            | Sfence
+            | Sete
+            | Setne
+            | Seta
+            | Setae
+            | Setb
+            | Setbe
+            | Setg
+            | Setge
+            | Setl
+            | Setle
+            | Sets
+            | Setns
+    ) || is_conditional_move(instruction.mnemonic());
+    let is_general = |register: Register| register.is_gpr() && register.full_register() != Register::RSP;
+    known
+        && (0..instruction.op_count()).all(|op| match instruction.op_kind(op) {
+            OpKind::Register => is_general(instruction.op_register(op)),
+            // lea and long nops name memory and do not touch it.
+            OpKind::Memory => {
+                matches!(instruction.mnemonic(), Lea | Nop)
+                    && [instruction.memory_base(), instruction.memory_index()]
+                        .into_iter()
+                        .all(|register| register == Register::None || is_general(register))
+            }
+            OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => false,
+            _ => true,
+        })
 }
 
 fn is_conditional_move(mnemonic: Mnemonic) -> bool {

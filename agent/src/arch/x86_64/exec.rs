@@ -48,7 +48,7 @@ pub fn execute(
 ) -> Outcome {
     let mut access = Access { thread, frame, site, logging };
     match site.class {
-        Class::Step => Outcome::Step,
+        Class::Plain | Class::Branch | Class::Step => Outcome::Step,
         Class::Strings => string::execute(&mut access),
         _ => access.single(region, touched),
     }
@@ -93,7 +93,7 @@ impl Access<'_, '_> {
             Class::LockedOpaque => self.locked_opaque(alias, &mut registers, &mut row),
             Class::NoData => self.moved(&mut registers, alias),
             Class::Push | Class::Pop | Class::Call | Class::Jump => return self.stack_or_jump(alias, &mut row),
-            Class::Strings | Class::Step => false,
+            Class::Strings | Class::Plain | Class::Branch | Class::Step => false,
         };
         if !done {
             return Outcome::Fault;
@@ -116,7 +116,7 @@ impl Access<'_, '_> {
     }
 
     /// Runs the instruction with its operand at `operand`. False: it faulted.
-    fn moved(&mut self, registers: &mut Registers, operand: usize) -> bool {
+    pub fn moved(&mut self, registers: &mut Registers, operand: usize) -> bool {
         let mut base = operand as u64;
         // The instruction will add its bit offset's bytes again.
         base = base.wrapping_add_signed(-self.site.bytes_of_bit_offset(self.frame).unwrap_or(0));
@@ -124,6 +124,11 @@ impl Access<'_, '_> {
         if let Some(substitute) = self.site.stack_substitute {
             registers.general[substitute] = self.frame.general(RSP);
         }
+        self.run(registers)
+    }
+
+    /// Runs the site's code. False: it faulted.
+    pub fn run(&mut self, registers: &mut Registers) -> bool {
         self.thread.registers = registers;
         // SAFETY: the site's own instruction, its operand at an address the program may use or in our copy.
         let done = unsafe { run(registers, self.site.code) };
@@ -356,10 +361,11 @@ impl Access<'_, '_> {
     }
 
     /// Gives the program what the instruction left in the registers.
-    fn finish(&mut self, registers: &Registers) {
+    pub fn finish(&mut self, registers: &Registers) {
         let site = self.site;
         for number in 0..16 {
-            if number != RSP && number != site.scratch && Some(number) != site.stack_substitute {
+            let is_borrowed = site.class != Class::Plain && number == site.scratch;
+            if number != RSP && !is_borrowed && Some(number) != site.stack_substitute {
                 self.frame.set_general(number, registers.general[number]);
             }
         }

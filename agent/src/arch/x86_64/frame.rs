@@ -1,6 +1,6 @@
 //! A thread that a signal has stopped: its registers as the kernel saved them.
 
-use iced_x86::Register;
+use iced_x86::{ConditionCode, Register};
 use libc::ucontext_t;
 
 /// The trap flag of EFLAGS: single step.
@@ -57,6 +57,31 @@ impl<'a> Frame<'a> {
 
     pub fn set_general(&mut self, number: usize, value: u64) {
         self.context.uc_mcontext.gregs[GREGS[number]] = value as i64;
+    }
+
+    /// Do the flags meet this condition? (SDM volume 1, appendix B.)
+    pub fn meets(&self, condition: ConditionCode) -> bool {
+        let flag = |bit: u32| self.flags() & (1 << bit) != 0;
+        let (carry, parity, zero, sign, overflow) = (flag(0), flag(2), flag(6), flag(7), flag(11));
+        match condition {
+            ConditionCode::None => true,
+            ConditionCode::o => overflow,
+            ConditionCode::no => !overflow,
+            ConditionCode::b => carry,
+            ConditionCode::ae => !carry,
+            ConditionCode::e => zero,
+            ConditionCode::ne => !zero,
+            ConditionCode::be => carry || zero,
+            ConditionCode::a => !carry && !zero,
+            ConditionCode::s => sign,
+            ConditionCode::ns => !sign,
+            ConditionCode::p => parity,
+            ConditionCode::np => !parity,
+            ConditionCode::l => sign != overflow,
+            ConditionCode::ge => sign == overflow,
+            ConditionCode::le => zero || sign != overflow,
+            ConditionCode::g => !zero && sign == overflow,
+        }
     }
 
     /// Was the fault a write? (Page-fault error code, SDM volume 3, 4.7.)

@@ -1,5 +1,6 @@
 //! x86-64: decode, run out of line.
 
+pub mod ahead;
 mod code;
 mod decode;
 pub mod exec;

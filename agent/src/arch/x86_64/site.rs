@@ -8,9 +8,9 @@ use alloc::boxed::Box;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
+use iced_x86::{ConditionCode, Decoder, DecoderOptions, Instruction, OpKind, Register};
 
-use super::{Frame, decode};
+use super::{Frame, code, decode};
 use crate::modules;
 
 /// What running an instruction's access takes.
@@ -40,6 +40,10 @@ pub enum Class {
     Jump,
     /// movs, stos, lods, scas, cmps.
     Strings,
+    /// Touches registers only: run as it is (see ahead.rs).
+    Plain,
+    /// A jump to a fixed place, on a condition or always.
+    Branch,
     /// Not taken apart: run in place, with the page open.
     Step,
 }
@@ -62,6 +66,9 @@ pub struct Site {
     pub vector: bool,
     /// The register whose bits beyond the operand move the address (bt and its kin).
     pub bit_offset: Option<Register>,
+    /// Of a branch: where it leads, and when.
+    pub target: usize,
+    pub condition: ConditionCode,
     /// Flags for the event's row.
     pub flags: u32,
 }
@@ -144,6 +151,16 @@ fn make(pc: usize) -> Site {
     let mut site = decode::site(&instruction);
     site.pc = pc;
     site.bytes = bytes;
+    if site.class == Class::Plain {
+        const RETURN: u8 = 0xc3;
+        let mut alone = [0u8; 16];
+        alone[..length].copy_from_slice(&bytes[..length]);
+        alone[length] = RETURN;
+        match code::place(&alone[..=length]) {
+            Some(address) => site.code = address,
+            None => site.class = Class::Step,
+        }
+    }
     site
 }
 

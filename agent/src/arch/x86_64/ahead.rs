@@ -1,0 +1,74 @@
+//! Going on in the agent for a while.
+//!
+//! A driver that has touched its device often does so again a few instructions later: it polls, or fills a ring. A trap costs
+//! microseconds, so after an access the agent runs the instructions that follow by itself, one by one, as long as they are of
+//! the plainest kind: registers, ordinary memory, jumps nearby, and accesses to regions, which are logged as ever. Whatever else
+//! comes is left to the processor: the thread goes on there.
+//!
+//! Code is looked at in the page of the access only: that page can be read, its neighbours perhaps not.
+
+use super::exec::{Access, Outcome, execute};
+use super::frame::TRAP_FLAG;
+use super::run::Registers;
+use super::site::{self, Class};
+use crate::fault::allows;
+use crate::thread::Thread;
+use crate::{arena, region};
+
+use super::Frame;
+
+/// Asynchronous signals wait for so many instructions: some microseconds.
+const MOST: usize = 256;
+const PAGE: usize = 4096;
+const LONGEST: usize = 15;
+
+/// Runs what follows the access that the instruction at `accessed` made, from where the frame stands.
+pub fn go_on(thread: &mut Thread, frame: &mut Frame, accessed: usize) {
+    let page = accessed / PAGE;
+    // Whoever single-steps the program wants to see each instruction.
+    if frame.flags() & TRAP_FLAG != 0 {
+        return;
+    }
+    for _ in 0..MOST {
+        let pc = frame.pc();
+        if pc / PAGE != page || (pc + LONGEST) / PAGE != page {
+            return;
+        }
+        let Some(site) = site::find(pc) else { return };
+        match site.class {
+            Class::Plain => {
+                let mut access = Access { thread, frame, site, logging: false };
+                let mut registers = Registers::of(access.frame);
+                if !access.run(&mut registers) {
+                    return;
+                }
+                access.finish(&registers);
+            }
+            Class::Branch => frame.set_pc(if frame.meets(site.condition) { site.target } else { pc + site.length }),
+            Class::Load | Class::Store | Class::Modify | Class::Exchange | Class::ExchangeAdd | Class::CompareExchange => {
+                if !touch(thread, frame, site) {
+                    return;
+                }
+            }
+            _ => return,
+        }
+    }
+}
+
+/// One instruction with a memory operand. False: it is left to the processor, and nothing has happened.
+fn touch(thread: &mut Thread, frame: &mut Frame, site: &'static site::Site) -> bool {
+    let Some(address) = site.operand_address(frame) else { return false };
+    let Some(region) = region::find(address) else {
+        // Ordinary memory. If the operand reaches into a region behind, that faults here, and then in the program.
+        let mut access = Access { thread, frame, site, logging: false };
+        let mut registers = Registers::of(access.frame);
+        if site.vector || !access.moved(&mut registers, address) {
+            return false;
+        }
+        access.finish(&registers);
+        return true;
+    };
+    let allowed = allows(&region, site.class != Class::Load);
+    // Disabled: the program must trap once more, and find the region open.
+    allowed && arena::is_logging() && execute(thread, frame, site, &region, address, true) == Outcome::Done
+}
