@@ -6,7 +6,7 @@
 #   make test-long    tests that take minutes
 #   make bench        all goals in docs/performance.md, measured here and now
 #   make lint         style, types
-#   make clean        remove what was built; .venv too
+#   make clean        remove what was built, .venv too; what was downloaded for the guest stays
 
 BIN := .venv/bin
 READY := .venv/.set-up
@@ -41,6 +41,7 @@ lint: $(AGENT)
 	tools/lint-rust
 
 clean:
+	$(MAKE) -s -C examples clean
 	rm -rf .venv target build src/mmiotap.egg-info src/mmiotap/_agent*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
