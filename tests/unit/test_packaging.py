@@ -54,3 +54,11 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
         [command, "--version"], capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment
     )
     assert (result.returncode, result.stdout) == (0, f"mmiotap {metadata.version('mmiotap')}\n")
+
+
+def test_what_is_not_python_is_packaged_too() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["mmiotap"]
+    tree = ROOT / "src" / "mmiotap"
+    built = {".pyc", ".so"}
+    files = {path for path in tree.rglob("*") if path.is_file() and path.suffix not in built | {".py"}}
+    assert files == {path for pattern in patterns for path in tree.glob(pattern)}
