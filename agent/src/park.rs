@@ -11,7 +11,7 @@ use libc::{SIGTRAP, siginfo_t};
 
 use crate::{arming, sys};
 
-const PATIENCE_NS: i64 = 100_000_000;
+const PATIENCE_NS: i64 = 500_000_000;
 const LOOK_AGAIN_NS: i64 = 50_000;
 /// Looks.
 const ASK_AGAIN_AFTER: u32 = 20;
