@@ -1,6 +1,8 @@
 """``mmiotap stats``: exact numbers, and memory for what is distinct only."""
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from conftest import Run
+from conftest import MMIOTAP, TIME_LIMIT, Run
 from mmiotap.analysis import stats
 from mmiotap.cli import main
 from mmiotap.trace import layout
@@ -69,6 +71,18 @@ def test_text_in_a_pipe_is_plain_and_whole(trace: Path, mmiotap: Run) -> None:
     result = mmiotap("stats", trace, env={"COLUMNS": "80", "TERM": "xterm"})
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout.splitlines() == TEXT.splitlines()
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(trace: Path) -> None:
+    """As in ``| head``; with standard output buffered, as it is unless PYTHONUNBUFFERED asks otherwise."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as stdout:
+        result = subprocess.run(
+            [*MMIOTAP, "stats", trace], stdout=stdout, stderr=subprocess.PIPE, env=environment, timeout=TIME_LIMIT
+        )
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 def test_limit_says_what_it_leaves_out(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,11 @@ examples:
 """
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 FORMATS = ("mmiotrace", "csv", "jsonl", "parquet")
 
@@ -39,10 +42,30 @@ def run(args: argparse.Namespace) -> int:
     if path.is_dir():
         raise MmiotapError(f"{path} is a folder; choose another name")
     if path.exists() and not path.is_file():
-        # A device or a pipe is written to, not replaced.
-        with path.open("wb") as out:
+        # A device or a pipe is written to, not replaced; a pipe's reader may go when it has enough.
+        with store.writing(path), contextlib.suppress(BrokenPipeError), path.open("wb") as out:
             formats.write(args.format, trace.batches(), trace, out)
         return 0
-    with store.new_file(path) as file:
+    with store.writing(path), _new_file(path) as file:
         formats.write(args.format, trace.batches(), trace, file)
     return 0
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name, complete, when the block ends; when it fails, nothing does.
+
+    FILE may be wanted in a shared folder: until then its name cannot be guessed, and no link there is followed.
+    """
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        hidden = Path(file.name)
+        try:
+            yield file
+            file.close()
+            hidden.rename(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                hidden.unlink()
+            raise

@@ -71,7 +71,7 @@ class _Lines:
             elif kind == "unmap":
                 yield f"UNMAP {time} {map_id} {tail}"
             elif kind == "mark":
-                yield f"MARK {time} {text}\n"
+                yield f"MARK {time} {text if self._imported else _one_line(text)}\n"
             elif kind == "lost" and cpu >= 0 and self._imported:
                 yield f"CPU:{cpu} [LOST {value} EVENTS]\n"
             elif kind == "lost":
@@ -86,6 +86,11 @@ class _Lines:
 def _base(mapping: Mapping) -> int:
     """The address that a mapping's offsets are added to: the physical one, or where the program sees it."""
     return mapping.address if mapping.physical is None else mapping.physical
+
+
+def _one_line(text: str) -> str:
+    """A program's own mark, unable to look like further lines of the log."""
+    return text.replace("\r", r"\r").replace("\n", r"\n")
 
 
 def _opcodes(data: bytes | None) -> str:

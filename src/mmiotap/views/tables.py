@@ -1,5 +1,6 @@
 """Tables on standard output: drawn by rich on a terminal, plain and never cut short in a pipe."""
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -15,15 +16,15 @@ PIPE_WIDTH = 100_000
 def write_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> None:
     """A titled table; the first ``left`` columns are text, the others numbers and so set to the right."""
     terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else PIPE_WIDTH, highlight=False)
+    # Drawn in memory: rich ends a program with status 1 when it writes or flushes to a pipe whose reader has gone.
+    drawn = io.StringIO()
+    console = Console(file=drawn, force_terminal=terminal, width=None if terminal else PIPE_WIDTH, highlight=False)
     table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    with console.capture() as drawn:
-        console.print()
-        console.print(Text(title, style="bold"))
-        console.print(table)
-    # Written here, not by rich, which would end the program with status 1 when the reader of a pipe has gone.
-    sys.stdout.writelines(f"{line.rstrip()}\n" for line in drawn.get().splitlines())
+    console.print()
+    console.print(Text(title, style="bold"))
+    console.print(table)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in drawn.getvalue().splitlines())
