@@ -3,8 +3,8 @@
  * the nanoseconds that either took, a line a round. The first round, in which whoever watches gets ready, is not printed.
  *
  * bare: a page without rights and the least handler that goes on: it skips the instruction. mmio: FILE is mapped, as a device
- * is; what its accesses cost is up to who watches. loop: the same, and nothing but the accesses. Each thread has a core of
- * its own.
+ * is; what its accesses cost is up to who watches. loop: the same, and nothing but the accesses, with a pause before each
+ * burst, in which whoever watches can see to what it has written down. Each thread has a core of its own.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -19,7 +19,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, STORE_LENGTH = 2 };
+enum { PAGE = 4096, STORE_LENGTH = 2, PAUSE_US = 150000 };
 static volatile char *device;
 static long count;
 static pthread_barrier_t start;
@@ -60,6 +60,8 @@ static long now(void)
 static long phase(int threads)
 {
     pthread_t ids[2];
+    if (is_loop)
+        usleep(PAUSE_US);
     pthread_barrier_init(&start, NULL, threads + 1);
     for (long i = 0; i < threads; i++)
         pthread_create(&ids[i], NULL, access_device, (void *)i);

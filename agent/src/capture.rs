@@ -62,17 +62,17 @@ pub fn reserve(thread: &mut Thread, rows: usize) -> bool {
 
 #[cold]
 fn next_segment(thread: &mut Thread) -> bool {
-    let hint = thread.segment.map_or(thread.tid as usize, |segment| segment.index + 1);
-    let mut taken = arena::take_segment(hint);
+    let mut taken = arena::take_segment();
     while taken.is_none() && arena::waits_when_full() && !arena::is_closed() && arena::recorder_alive() {
         // Give the full one back first: if every thread kept its own while it waits, nothing could ever be freed.
         if let Some(full) = thread.segment.take_if(|segment| segment.lost_after().load(Ordering::Relaxed) == 0) {
             full.set_full();
         }
         sys::sleep_ns(WAIT_NS);
-        taken = arena::take_segment(hint);
+        taken = arena::take_segment();
     }
     let Some(segment) = taken else { return false };
+    segment.populate();
     segment.begin(thread.stream_id, thread.pid, thread.tid, thread.next_seq);
     thread.used = 0;
     if let Some(full) = thread.segment.replace(segment) {

@@ -24,6 +24,12 @@ pub fn prepare() {
     INVARIANT.store(is_invariant(), Ordering::Relaxed);
 }
 
+/// The time-stamp counter, for [`duration_ns`]; 0 unless the recording wants durations.
+pub fn ticks() -> u64 {
+    // SAFETY: reading the time-stamp counter has no effect.
+    if arena::wants_latency() { unsafe { _rdtsc() } } else { 0 }
+}
+
 /// The time between two readings of the time-stamp counter; NO_DURATION unless the recording wants it.
 pub fn duration_ns(before: u64, after: u64) -> u32 {
     if !arena::wants_latency() {

@@ -53,6 +53,8 @@ int main(int argc, char **argv)
 """
 
 FOREVER = 1 << 62
+#: So many accesses each take the threads some 0.05 seconds; the buffer that goes with it has room for them all.
+LAST = 100_000
 MOMENTS = [pytest.param(5, id="5"), pytest.param(50, id="50", marks=[pytest.mark.long, pytest.mark.timeout(1200)])]
 
 
@@ -132,11 +134,13 @@ def test_the_recorder_is_killed(compile_c: Compile, start: Start, mmiotap: Run, 
     """The buffer has room for every row, and some are sealed: all must be there when the program has run to its end."""
     program = compile_c(COUNT)
     for index in range(times):
-        counting = Counting(start, program, tmp_path / str(index), 50_000, "--buffer", "8M")
-        any_moment()
+        counting = Counting(start, program, tmp_path / str(index), LAST, "--buffer", "16M")
+        moment = random.randrange(LAST * 3 // 4)
+        while counting.slots()[0] < moment:
+            time.sleep(0.001)
         kill(counting.recorder.pid)
         assert counting.recorder.wait().status == -signal.SIGKILL  # the pipes close when the program has ended, too
-        assert counting.slots() == (50_000, 50_000)
+        assert counting.slots() == (LAST, LAST)
         check_left_by_a_crash(counting, mmiotap, slack=0)
 
 

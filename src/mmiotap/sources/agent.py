@@ -31,8 +31,11 @@ DEFAULT_BUFFER = 64 << 20
 #: Segments that a buffer has at least: a few threads, and one that is being sealed.
 MIN_SEGMENTS = 4
 
-#: Sealing starts when one segment in so many is full: parts of a good size, and room left for the program meanwhile.
+#: Sealing costs the program cores that it may be using. It starts when one segment in so many is full, so that parts
+#: have a good size, if none was filled since the last look, and at the latest, so that there is room left meanwhile, when
+#: one in ``BUSY_SEAL_SHARE`` is.
 SEAL_SHARE = 4
+BUSY_SEAL_SHARE = 2
 
 BUSY_PAUSE_MS = 5
 IDLE_PAUSE_MS = 50
@@ -130,6 +133,7 @@ class _Recording:
         self._sealer: Sealer | None = None
         self._sealing = threading.Lock()
         self._trouble: str | None = None
+        self._full = 0  # segments, when we last looked
         self._threads: set[tuple[int, int]] = set()
         self._info = _start_info(command, settings, self._started)
         store.create(folder, force)
@@ -223,7 +227,9 @@ class _Recording:
         with self._sealing:
             sealer = self._the_sealer()
             crowded = states[layout.OWNED] > self.arena.segment_count // 2
-            if crowded or states[layout.FULL] * SEAL_SHARE >= self.arena.segment_count:
+            share = SEAL_SHARE if states[layout.FULL] == self._full else BUSY_SEAL_SHARE
+            self._full = states[layout.FULL]
+            if crowded or self._full * share >= self.arena.segment_count:
                 self._note_threads()
                 sealer.seal()
             if crowded and Counter(self.arena.states())[layout.OWNED] > self.arena.segment_count // 2:

@@ -3,17 +3,15 @@
 //! The device sees one access of exactly the width that the program's instruction makes. Nothing is read to find a value:
 //! a load goes to a copy of the operand first, and the instruction then runs on the copy.
 
-use core::arch::x86_64::_rdtsc;
-
 use super::frame::{Frame, RAX, RDX, RSP};
 use super::run::{Registers, components, copy, exchange_add, run};
 use super::site::{Class, Site};
 use super::{string, vector};
 use crate::capture::{self, Row};
-use crate::clock;
 use crate::layout::*;
 use crate::region::{self, Region};
 use crate::thread::Thread;
+use crate::{arena, clock};
 
 /// How an access ended.
 #[derive(PartialEq, Eq, Debug)]
@@ -127,6 +125,14 @@ impl Access<'_, '_> {
         self.run(registers)
     }
 
+    /// The same against the device, timed.
+    fn on_device(&mut self, registers: &mut Registers, alias: usize, row: &mut Row) -> bool {
+        registers.timed = arena::wants_latency().into();
+        let done = self.moved(registers, alias);
+        row.duration_ns = clock::duration_ns(registers.before, registers.after);
+        done
+    }
+
     /// Runs the site's code. False: it faulted.
     pub fn run(&mut self, registers: &mut Registers) -> bool {
         self.thread.registers = registers;
@@ -138,12 +144,10 @@ impl Access<'_, '_> {
 
     /// One plain access between the device and a copy, timed.
     fn plain(&mut self, from: usize, to: usize, row: &mut Row) -> bool {
-        // SAFETY: reading the time-stamp counter has no effect.
-        let before = unsafe { _rdtsc() };
+        let before = clock::ticks();
         // SAFETY: one side is our copy, the other the alias of what the program touched.
         let done = unsafe { copy(from, to, self.site.width) };
-        // SAFETY: as above.
-        row.duration_ns = clock::duration_ns(before, unsafe { _rdtsc() });
+        row.duration_ns = clock::duration_ns(before, clock::ticks());
         done
     }
 
@@ -173,10 +177,9 @@ impl Access<'_, '_> {
     }
 
     fn load_direct(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
-        if !self.moved(registers, alias) {
+        if !self.on_device(registers, alias, row) {
             return false;
         }
-        row.duration_ns = clock::duration_ns(registers.before, registers.after);
         // The loaded register, stored to our copy, tells the value.
         let at = self.copy_address(address);
         let number = self.site.instruction.op_register(0).number();
@@ -197,10 +200,9 @@ impl Access<'_, '_> {
             return false;
         }
         let value = self.copied(at);
-        if !self.moved(registers, alias) {
+        if !self.on_device(registers, alias, row) {
             return false;
         }
-        row.duration_ns = clock::duration_ns(registers.before, registers.after);
         self.log(row, WRITE, &value);
         true
     }
@@ -226,10 +228,9 @@ impl Access<'_, '_> {
     /// xchg, xadd, cmpxchg: run against the device; the old value comes back in registers.
     fn exchange(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
         let before = Registers::of(self.frame).general;
-        if !self.moved(registers, alias) {
+        if !self.on_device(registers, alias, row) {
             return false;
         }
-        row.duration_ns = clock::duration_ns(registers.before, registers.after);
         let old = self.old_value(&before, registers);
         // Run once more on a copy that holds the old value: it leaves the new one.
         let at = self.copy_address(address);
@@ -288,14 +289,12 @@ impl Access<'_, '_> {
         if !self.moved(&mut on_zero, at) {
             return false;
         }
-        // SAFETY: reading the time-stamp counter has no effect.
-        let before = unsafe { _rdtsc() };
+        let before = clock::ticks();
         // SAFETY: the program was about to do the same to the same address.
         if !unsafe { exchange_add(alias, at, self.site.width) } {
             return false;
         }
-        // SAFETY: as above.
-        row.duration_ns = clock::duration_ns(before, unsafe { _rdtsc() });
+        row.duration_ns = clock::duration_ns(before, clock::ticks());
         let old = self.copied(at);
         // On the old value: the flags, and the new value.
         if !self.moved(registers, at) {
@@ -308,10 +307,9 @@ impl Access<'_, '_> {
     }
 
     fn locked_opaque(&mut self, alias: usize, registers: &mut Registers, row: &mut Row) -> bool {
-        if !self.moved(registers, alias) {
+        if !self.on_device(registers, alias, row) {
             return false;
         }
-        row.duration_ns = clock::duration_ns(registers.before, registers.after);
         row.flags |= VALUE_UNKNOWN | REASON_LOCKED << REASON_SHIFT;
         self.log(row, READ, &[0; WIDEST]);
         self.log(row, WRITE, &[0; WIDEST]);

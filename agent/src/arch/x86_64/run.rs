@@ -13,7 +13,7 @@ pub struct Registers {
     /// In the order of the instruction set. rsp (4) is neither loaded nor stored.
     pub general: [u64; 16],
     pub flags: u64,
-    /// Time-stamp counter around the instruction.
+    /// Time-stamp counter around the instruction, if it is `timed`.
     pub before: u64,
     pub after: u64,
     /// Vector state to load before and store after; null: the instruction needs none.
@@ -22,6 +22,7 @@ pub struct Registers {
     pub components: u64,
     code: usize,
     stack: usize,
+    pub timed: u64,
 }
 
 impl Registers {
@@ -39,6 +40,7 @@ impl Registers {
             components: 0,
             code: 0,
             stack: 0,
+            timed: 0,
         }
     }
 }
@@ -87,10 +89,13 @@ global_asm!(
     "jmp 2f",
     "6: fxrstor64 [rcx]",
     "2:",
+    "cmp qword ptr [rdi + 184], 0", // timed
+    "je 7f",
     "rdtsc",
     "shl rdx, 32",
     "or rax, rdx",
     "mov [rdi + 136], rax",
+    "7:",
     "push qword ptr [rdi + 128]",
     "popfq",
     "mov rax, [rdi]",
@@ -130,10 +135,13 @@ global_asm!(
     "pushfq",
     "pop qword ptr [rdi + 128]",
     "cld",
+    "cmp qword ptr [rdi + 184], 0",
+    "je 8f",
     "rdtsc",
     "shl rdx, 32",
     "or rax, rdx",
     "mov [rdi + 144], rax",
+    "8:",
     "mov rcx, [rdi + 152]",
     "test rcx, rcx",
     "jz 4f",

@@ -4,8 +4,6 @@
 //! The frame always stands between two elements, as after an interrupt: whatever ends the work early (a fault, the end of
 //! a region, the end of a turn), the program, or the next trap, can go on from there.
 
-use core::arch::x86_64::_rdtsc;
-
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::exec::{Access, Outcome};
@@ -255,11 +253,9 @@ fn transfer(access: &mut Access, kind: u8, side: &Side, slot: usize) -> Result<u
         flags: access.site.flags,
         ..Row::new(kind)
     };
-    // SAFETY: reading the time-stamp counter has no effect.
-    let before = unsafe { _rdtsc() };
+    let before = clock::ticks();
     run()?;
-    // SAFETY: as above.
-    row.duration_ns = clock::duration_ns(before, unsafe { _rdtsc() });
+    row.duration_ns = clock::duration_ns(before, clock::ticks());
     row.value = moved();
     capture::write(access.thread, &row, &[]);
     Ok(row.value)
