@@ -31,10 +31,9 @@ DEFAULT_BUFFER = 64 << 20
 #: Segments that a buffer has at least: a few threads, and one that is being sealed.
 MIN_SEGMENTS = 4
 
-#: Sealing costs the program cores that it may be using. It starts when one segment in so many is full, so that parts
-#: have a good size, if none was filled since the last look, and at the latest, so that there is room left meanwhile, when
-#: one in ``BUSY_SEAL_SHARE`` is.
-SEAL_SHARE = 4
+#: Sealing takes a core that the program may be using. It starts when one segment in so many is full, so that parts have
+#: a good size: in a pause, in which none is filled; and without one while there is still room left.
+PAUSE_SEAL_SHARE = 4
 BUSY_SEAL_SHARE = 2
 
 BUSY_PAUSE_MS = 5
@@ -227,7 +226,7 @@ class _Recording:
         with self._sealing:
             sealer = self._the_sealer()
             crowded = states[layout.OWNED] > self.arena.segment_count // 2
-            share = SEAL_SHARE if states[layout.FULL] == self._full else BUSY_SEAL_SHARE
+            share = PAUSE_SEAL_SHARE if states[layout.FULL] == self._full else BUSY_SEAL_SHARE
             self._full = states[layout.FULL]
             if crowded or self._full * share >= self.arena.segment_count:
                 self._note_threads()
