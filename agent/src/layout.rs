@@ -28,6 +28,8 @@ pub const H_RECORDER_START: usize = 40;
 pub const H_NEXT_MAP_ID: usize = 48;
 pub const H_NEXT_STREAM_ID: usize = 52;
 pub const H_LOST_UNPLACED: usize = 56;
+pub const H_PATCH: usize = 64;
+pub const H_PROTOCOL: usize = 68;
 
 // Segment states
 pub const FREE: u32 = 0;
@@ -69,6 +71,7 @@ pub const UNKNOWN: u8 = 7;
 pub const MODULE: u8 = 32;
 pub const OTHER: u8 = 33;
 pub const PROCESS: u8 = 34;
+pub const SITE: u8 = 35;
 
 // Flags
 pub const RMW: u32 = 0x1;
@@ -82,3 +85,22 @@ pub const REASON_SHIFT: u32 = 8;
 pub const REASON_LOCKED: u32 = 1;
 pub const REASON_NOT_DECODED: u32 = 2;
 pub const REASON_NOT_IN_SOURCE: u32 = 3;
+
+// Site states, the low byte of a site row's flags
+pub const SITE_SEEN: u32 = 0;
+pub const SITE_JUMP: u32 = 1;
+pub const SITE_PUNNED: u32 = 2;
+pub const SITE_TRAPPED: u32 = 3;
+pub const SITE_BACK: u32 = 4;
+
+// Why a site is not patched, the byte above
+pub const WHY_SHIFT: u32 = 8;
+pub const WHY_NONE: u32 = 0;
+pub const WHY_INSTRUCTION: u32 = 1;
+pub const WHY_NO_TARGET: u32 = 2;
+pub const WHY_NOT_WRITABLE: u32 = 3;
+pub const WHY_LIBC: u32 = 4;
+pub const WHY_ORDINARY: u32 = 5;
+pub const WHY_CHANGED: u32 = 6;
+pub const WHY_DISABLED: u32 = 7;
+pub const WHY_NO_CLOCK: u32 = 8;
