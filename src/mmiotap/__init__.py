@@ -28,12 +28,15 @@ def record(
     on_full: Literal["wait", "drop"] = "wait",
     latency: bool = False,
     disabled: bool = False,
+    patch: Literal["auto", "off"] | int = "auto",
+    protocol: Literal["breakpoint", "stop-machine"] = "breakpoint",
     force: bool = False,
 ) -> "Trace":
     """Run a program, record its accesses, and return the finished trace. The same as ``mmiotap record``.
 
     ``maps`` are globs over the paths in /proc/PID/maps (default: device paths), ``path`` is the trace folder to make
-    (default ``PROGRAM.PID.mmiotap`` here). ``Trace.info["exit"]`` has the program's exit status or fatal signal.
+    (default ``PROGRAM.PID.mmiotap`` here). A code site is patched after ``patch`` accesses that trapped (``"auto"``: a
+    few; ``"off"``: never), by ``protocol``. ``Trace.info["exit"]`` has the program's exit status or fatal signal.
     Raises MmiotapError if the program cannot be recorded or its trace could not be written.
     """
     from mmiotap.sources import agent
@@ -45,6 +48,8 @@ def record(
         on_full=on_full,
         latency=latency,
         disabled=disabled,
+        patch=patch,
+        protocol=protocol,
         force=force,
     )
     if result.trouble:

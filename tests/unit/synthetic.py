@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmiotap.trace.model import Mapping, Module, Process
+from mmiotap.trace.model import Mapping, Module, Process, Site
 from mmiotap.trace.schema import EVENTS
 from mmiotap.trace.writer import TraceWriter
 
@@ -80,6 +80,7 @@ def write_trace(
     mappings: Sequence[Mapping] = (UIO, RING),
     modules: Sequence[Module] = (),
     processes: Sequence[Process] = (DRIVER,),
+    sites: Sequence[Site] = (),
     **finish: Any,
 ) -> Path:
     """A finished trace with these events, one Parquet part for each list."""
@@ -87,6 +88,7 @@ def write_trace(
     writer.add_mappings(mappings)
     writer.add_modules(modules)
     writer.add_processes(processes)
+    writer.add_sites(sites)
     for rows in parts:
         writer.append(pa.Table.from_pylist(list(rows), schema=EVENTS))
     writer.finish(**finish)

@@ -277,7 +277,7 @@ class TestTrouble:
             folder = Path(parent) / "t"
             arena = new_recording(folder)
             thread = Producer(arena, range(4), pid=PID, tid=1)
-            for kind in (*range(1, 8), layout.MODULE, layout.OTHER, layout.PROCESS):
+            for kind in (*range(1, 8), layout.MODULE, layout.OTHER, layout.PROCESS, layout.SITE):
                 thread.write(kind, map_id=1, extra=bytes(range(200)))
                 thread.write(kind, map_id=1)
             abandon(folder)
@@ -289,6 +289,7 @@ class TestTrouble:
                 before = open_trace(folder)
                 assert before.events().num_rows == before.count
                 assert before.modules is not None
+                assert before.sites is not None
                 del arena, thread
                 Sealer(folder, Arena.open(store.TraceDir(folder).arena, writable=True), "recovered").finish()
                 assert open_trace(folder).events().num_rows == before.count

@@ -195,6 +195,12 @@ class TestBeside:
         thread.write(layout.MAP, time_ns=4, map_id=1, value=0x7F00_0000_0000, extra=self.MAP + b"/run/registers")
         thread.write(layout.UNMAP, time_ns=5, map_id=1, offset=0, value=0x2000)
         thread.write(layout.OTHER, time_ns=6, extra=b"/usr/lib/libc.so.6")
+        site: dict[str, Any] = {"pc": 0x401000, "width": 4, "extra": b"\x89\x02"}
+        thread.write(layout.SITE, time_ns=7, value=1, flags=layout.SITE_SEEN, **site)
+        why = layout.WHY_ORDINARY << layout.WHY_SHIFT
+        thread.write(layout.SITE, time_ns=9, value=4, flags=layout.SITE_BACK | why, **site)
+        thread.write(layout.SITE, time_ns=8, value=4, flags=layout.SITE_PUNNED, **site)  # after, but not later
+        thread.write(layout.SITE, time_ns=8, pc=0x402000, width=64, flags=0xFE | 0xFD << layout.WHY_SHIFT)
 
     def check(self, trace: Trace) -> None:
         mapping = {
@@ -220,6 +226,16 @@ class TestBeside:
         ]
         assert [one.to_json() for one in trace.processes] == [{"pid": PID, "ppid": 77, "executable": "/opt/driver"}]
         assert trace.info["not_selected"] == ["/usr/lib/libc.so.6"]
+        site = {"pid": PID, "pc": 0x401000, "width": 4, "bytes": "8902"}
+        back = {**site, "state": "back", "reason": "ordinary", "traps": 4, "time_ns": 9}
+        new = {"pid": PID, "pc": 0x402000, "width": 64, "bytes": "", "state": "254", "reason": "253", "traps": 0}
+        assert [one.to_json() for one in trace.site_changes] == [
+            {**site, "state": "seen", "traps": 1, "time_ns": 7},
+            {**site, "state": "punned", "traps": 4, "time_ns": 8},
+            {**new, "time_ns": 8},
+            back,
+        ]
+        assert [one.to_json() for one in trace.sites] == [back, {**new, "time_ns": 8}]
         found = trace.events(["kind", "map_id", "value", "text"]).to_pylist()
         assert [(row["kind"], row["map_id"]) for row in found] == [("map", 1), ("unmap", 1)]
         assert [json.loads(row["text"]) for row in found] == [mapping, mapping]

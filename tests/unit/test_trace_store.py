@@ -201,11 +201,14 @@ class TestArena:
             enabled=False,
             recorder_pid=123,
             recorder_start=2**40,
+            patch=2**32 - 1,
+            protocol="stop-machine",
         )
         for arena in (made, Arena.open(tmp_path / "arena")):
             assert (arena.segment_count, arena.on_full, arena.latency, arena.enabled) == (5, "drop", True, False)
             assert arena.rules == ["/dev/uio*", "anon_inode:[io_uring]", os.fsdecode(b"/\xff")]
             assert (arena.recorder_pid, arena.recorder_start, arena.closed) == (123, 2**40, False)
+            assert (arena.patch, arena.protocol) == (2**32 - 1, "stop-machine")
         reader = Arena.open(tmp_path / "arena")
         made.enabled, made.on_full, made.closed, made.heartbeat = True, "wait", True, 7
         assert (reader.enabled, reader.on_full, reader.closed, reader.heartbeat) == (True, "wait", True, 7)

@@ -11,6 +11,8 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from mmiotap.trace.errors import MmiotapError
+
 if TYPE_CHECKING:
     from mmiotap.sources.agent import Progress, RecordResult
 
@@ -34,6 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--buffer", metavar="SIZE", type=_size, help="memory for unsealed events, e.g. 16M (default: 64M)"
     )
+    parser.add_argument(
+        "--patch",
+        metavar="auto|off|N",
+        type=_patch,
+        default="auto",
+        help="accesses of a site that trap before it is patched (default: auto, a few); off: all trap",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=("breakpoint", "stop-machine"),
+        default="breakpoint",
+        help="how code is changed while it runs (default: breakpoint)",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary; trouble is still reported")
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing trace")
     parser.add_argument("program", metavar="COMMAND", nargs=argparse.REMAINDER, help="the program and its arguments")
@@ -56,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
             latency=args.latency,
             disabled=args.disabled,
             buffer=args.buffer or agent.DEFAULT_BUFFER,
+            patch=args.patch,
+            protocol=args.protocol,
             force=args.force,
             on_progress=progress.show if progress.wanted and not args.quiet else None,
         )
@@ -80,6 +97,16 @@ def _size(text: str) -> int:
     if not number.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no size: write 65536, 512K, 16M or 1G")
     return int(number) * units.get(text[-1].upper(), 1)
+
+
+def _patch(text: str) -> str:
+    from mmiotap.sources import agent
+
+    try:
+        agent.patch_after(text)
+    except MmiotapError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _summary(result: "RecordResult", command: list[str]) -> str:

@@ -20,7 +20,7 @@ from mmiotap.sources import control, launch
 from mmiotap.sources.child import Child, Signals
 from mmiotap.sources.futex import Futex
 from mmiotap.trace import layout, store
-from mmiotap.trace.arena import Arena, ArenaWriter
+from mmiotap.trace.arena import PROTOCOLS, Arena, ArenaWriter
 from mmiotap.trace.errors import MmiotapError
 
 if TYPE_CHECKING:
@@ -35,6 +35,12 @@ MIN_SEGMENTS = 4
 #: a good size: in a pause, in which none is filled; and without one while there is still room left.
 PAUSE_SEAL_SHARE = 4
 BUSY_SEAL_SHARE = 2
+
+#: Accesses of a site that trap before it is patched: enough that code which runs once is left as it is.
+AUTO_PATCH = 4
+
+#: The header has 32 bits for it.
+MAX_PATCH = (1 << 32) - 1
 
 BUSY_PAUSE_MS = 5
 IDLE_PAUSE_MS = 50
@@ -79,13 +85,16 @@ def record(
     latency: bool = False,
     disabled: bool = False,
     buffer: int = DEFAULT_BUFFER,
+    patch: str | int = "auto",
+    protocol: str = "breakpoint",
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RecordResult:
     """Run a program to its end and record it into a new trace.
 
-    ``buffer`` is in bytes. ``on_progress`` is called at most five times a second. Raises MmiotapError if the program
-    cannot be recorded; launch.NotStartedError, which is one, if a shell could not start it either.
+    ``buffer`` is in bytes, ``patch`` as :func:`patch_after` reads it. ``on_progress`` is called at most five times a
+    second. Raises MmiotapError if the program cannot be recorded; launch.NotStartedError, which is one, if a shell
+    could not start it either.
     """
     if not command:
         raise MmiotapError("what shall be recorded? give a command")
@@ -96,7 +105,15 @@ def record(
     launch.check_rules(rules)
     folder = Path(path) if path is not None else _default_folder(program)
 
-    settings = {"maps": rules, "on_full": on_full, "latency": latency}
+    if protocol not in PROTOCOLS:
+        raise MmiotapError(f"there is no protocol {protocol!r}; there are {' and '.join(PROTOCOLS)}")
+    settings = {
+        "maps": rules,
+        "on_full": on_full,
+        "latency": latency,
+        "patch": patch_after(patch),
+        "protocol": protocol,
+    }
     recording = _Recording(folder, command, settings, enabled=not disabled, buffer=buffer, force=force)
     with Signals() as signals:
         with recording.serving():
@@ -109,6 +126,17 @@ def record(
             signals.forward_to(child)
             recording.follow(child, on_progress)
         return recording.finish(child)
+
+
+def patch_after(patch: str | int) -> int:
+    """How many accesses of a site trap before it is patched, 0 for never: ``auto``, ``off``, or a number."""
+    words = {"auto": AUTO_PATCH, "off": 0}
+    if isinstance(patch, str) and patch in words:
+        return words[patch]
+    number = int(patch) if str(patch).isdecimal() else 0
+    if not 1 <= number <= MAX_PATCH:
+        raise MmiotapError(f"{patch!r} is no number of accesses: auto, off, or 1 to {MAX_PATCH}")
+    return number
 
 
 def _default_folder(program: str) -> Path:
@@ -147,6 +175,8 @@ class _Recording:
                 enabled=enabled,
                 recorder_pid=self._info["recorder_pid"],
                 recorder_start=self._info["recorder_start"],
+                patch=settings["patch"],
+                protocol=settings["protocol"],
             )
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mmiotap.trace.rows import Rows
 
 ON_FULL = ("wait", "drop")
+#: How code that runs is changed.
+PROTOCOLS = ("breakpoint", "stop-machine")
 
 #: Row, and pid, tid and lost_after of a segment header.
 _ROW = struct.Struct("<qQQQIiIHhBBH12x")
@@ -107,9 +109,12 @@ class Arena:
         enabled: bool,
         recorder_pid: int,
         recorder_start: int,
+        patch: int = 0,
+        protocol: str = "breakpoint",
     ) -> Self:
         """A new arena. Its room is taken from the disk now, so that a full disk cannot harm the traced program later.
 
+        ``patch`` is how many accesses of a site trap before it is patched; 0: none is.
         Raises DiskError if there is no room, or the file system cannot reserve it; MmiotapError if the rules are too
         long.
         """
@@ -127,6 +132,8 @@ class Arena:
             layout.H_RECORDER_PID: recorder_pid,
             layout.H_NEXT_MAP_ID: 1,
             layout.H_NEXT_STREAM_ID: 1,
+            layout.H_PATCH: patch,
+            layout.H_PROTOCOL: PROTOCOLS.index(protocol),
         }.items():
             struct.pack_into("<I", head, offset, value)
         struct.pack_into("<Q", head, layout.H_RECORDER_START, recorder_start)
@@ -175,6 +182,14 @@ class Arena:
     @property
     def latency(self) -> bool:
         return self._word(layout.H_LATENCY) != 0
+
+    @property
+    def patch(self) -> int:
+        return self._word(layout.H_PATCH)
+
+    @property
+    def protocol(self) -> str:
+        return PROTOCOLS[self._word(layout.H_PROTOCOL)]
 
     @property
     def closed(self) -> bool:

@@ -1,7 +1,28 @@
-"""What a trace knows beside its events: mappings, modules, processes. One JSON object a line in the trace folder."""
+"""What a trace knows beside its events: mappings, modules, processes, sites. One JSON object a line in its folder."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
+
+from mmiotap.trace import layout
+
+#: Words for the states of a site, and for the reasons why it is not patched.
+SITE_STATES = {
+    layout.SITE_SEEN: "seen",
+    layout.SITE_JUMP: "jump",
+    layout.SITE_PUNNED: "punned",
+    layout.SITE_TRAPPED: "trapped",
+    layout.SITE_BACK: "back",
+}
+SITE_REASONS = {
+    layout.WHY_INSTRUCTION: "instruction",
+    layout.WHY_NO_TARGET: "no-target",
+    layout.WHY_NOT_WRITABLE: "not-writable",
+    layout.WHY_LIBC: "libc",
+    layout.WHY_ORDINARY: "ordinary",
+    layout.WHY_CHANGED: "changed",
+    layout.WHY_DISABLED: "disabled",
+    layout.WHY_NO_CLOCK: "no-clock",
+}
 
 
 @dataclass(frozen=True)
@@ -52,3 +73,17 @@ class Process(_Record):
     pid: int
     ppid: int
     executable: str
+
+
+@dataclass(frozen=True)
+class Site(_Record):
+    """An instruction that accessed a mapping: when it was first seen, or when its state changed."""
+
+    pid: int
+    pc: int
+    width: int  #: bytes of its operand
+    state: str  #: of :data:`SITE_STATES`; what a later version says, in digits
+    traps: int  #: accesses that trapped, so far
+    bytes: str  #: the instruction, in hex
+    time_ns: int  #: CLOCK_MONOTONIC
+    reason: str | None = None  #: of :data:`SITE_REASONS`

@@ -17,7 +17,7 @@ from mmiotap.trace import rows, store
 from mmiotap.trace.arena import Arena, Chunk
 from mmiotap.trace.errors import DiskError, MmiotapError
 from mmiotap.trace.merge import Source, merge
-from mmiotap.trace.model import Mapping, Module, Process
+from mmiotap.trace.model import Mapping, Module, Process, Site
 from mmiotap.trace.schema import EVENTS
 from mmiotap.trace.writer import damaged, lost_in, read_footer, sealed_in, time_range
 
@@ -95,6 +95,17 @@ class Trace:
     @functools.cached_property
     def processes(self) -> list[Process]:
         return list(dict.fromkeys([*store.read_processes(self.path), *self._live.processes]))
+
+    @functools.cached_property
+    def site_changes(self) -> list[Site]:
+        """Every site when it was first seen and each time its state changed, in time order."""
+        found = dict.fromkeys([*store.read_sites(self.path), *self._live.sites])
+        return sorted(found, key=lambda site: site.time_ns)
+
+    @property
+    def sites(self) -> list[Site]:
+        """Every site, one for each process and address, in its last state."""
+        return list({(site.pid, site.pc): site for site in self.site_changes}.values())
 
     def events(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
         """All events in time order, with the columns of docs/architecture.md or some of them.

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mmiotap.trace import layout
 from mmiotap.trace.arena import Chunk, SegmentHeader
-from mmiotap.trace.model import Mapping, Module, Process
+from mmiotap.trace.model import SITE_REASONS, SITE_STATES, Mapping, Module, Process, Site
 from mmiotap.trace.schema import EVENTS, KINDS
 from mmiotap.trace.sysfs import locate
 
@@ -49,7 +49,7 @@ _CODE_OF_KIND = np.full(256, -1, np.int8)
 _CODE_OF_KIND[list(KINDS)] = np.arange(len(KINDS))
 
 _HAVE_DATA = [layout.READ, layout.WRITE, layout.UNKNOWN]
-_ABOUT_THE_PROCESS = [layout.MAP, layout.UNMAP, layout.MODULE, layout.PROCESS, layout.OTHER]
+_ABOUT_THE_PROCESS = [layout.MAP, layout.UNMAP, layout.MODULE, layout.PROCESS, layout.OTHER, layout.SITE]
 
 #: Columns that are in the row as they are.
 _PLAIN = ("time_ns", "width", "map_id", "offset", "value", "pc", "cpu", "flags")
@@ -69,6 +69,7 @@ class Found:
     mappings: list[Mapping] = field(default_factory=list)
     modules: list[Module] = field(default_factory=list)
     processes: list[Process] = field(default_factory=list)
+    sites: list[Site] = field(default_factory=list)
     not_selected: list[str] = field(default_factory=list)
 
 
@@ -330,6 +331,8 @@ def _read_others(
                 found.modules.append(_module(row, pid, extra))
             case layout.PROCESS:
                 found.processes.append(Process(pid, int(row["value"]), _path(extra)))
+            case layout.SITE:
+                found.sites.append(_site(row, pid, extra))
             case layout.OTHER:
                 found.not_selected.append(_path(extra))
     for index, map_id in unmapped:  # its map row may be in the stream of another thread
@@ -361,6 +364,20 @@ def _module(row: np.void, pid: int, extra: bytes) -> Module:
     start, end, length = _MODULE_EXTRA.unpack_from(extra.ljust(_MODULE_EXTRA.size, b"\0"))
     rest = extra[_MODULE_EXTRA.size :]
     return Module(pid, _path(rest[length:]), start, end, int(row["value"]), rest[:length].hex())
+
+
+def _site(row: np.void, pid: int, extra: bytes) -> Site:
+    state, reason = int(row["flags"]) & 0xFF, int(row["flags"]) >> layout.WHY_SHIFT & 0xFF
+    return Site(
+        pid=pid,
+        pc=int(row["pc"]),
+        width=int(row["width"]),
+        state=SITE_STATES.get(state, str(state)),
+        traps=int(row["value"]),
+        bytes=extra.hex(),
+        time_ns=int(row["time_ns"]),
+        reason=None if reason == layout.WHY_NONE else SITE_REASONS.get(reason, str(reason)),
+    )
 
 
 def _path(text: bytes) -> str:

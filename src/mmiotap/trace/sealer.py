@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from mmiotap.trace import rows, store
 from mmiotap.trace.arena import Arena, Chunk
 from mmiotap.trace.errors import DiskError
-from mmiotap.trace.model import Mapping, Module, Process
+from mmiotap.trace.model import Mapping, Module, Process, Site
 from mmiotap.trace.writer import TraceWriter
 
-_R = TypeVar("_R", Mapping, Module, Process)
+_R = TypeVar("_R", Mapping, Module, Process, Site)
 
 
 class Sealer:
@@ -43,6 +43,7 @@ class Sealer:
             writer = TraceWriter(self._folder, self._state)
             self._mappings = {mapping.map_id: mapping for mapping in store.read_mappings(self._folder)}
             self._listed.update(self._mappings, store.read_modules(self._folder), store.read_processes(self._folder))
+            self._listed.update(store.read_sites(self._folder))
             self._writer = writer
         return self._writer
 
@@ -86,6 +87,7 @@ class Sealer:
         self._list(found.mappings, writer.add_mappings)
         self._list(found.modules, writer.add_modules)
         self._list(found.processes, writer.add_processes)
+        self._list(found.sites, writer.add_sites)
         known = writer.info.get("not_selected", [])
         paths = list(dict.fromkeys([*known, *found.not_selected]))
         if len(paths) > len(known):

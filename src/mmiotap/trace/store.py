@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from mmiotap.trace.errors import DiskError, MmiotapError
-from mmiotap.trace.model import Mapping, Module, Process
+from mmiotap.trace.model import Mapping, Module, Process, Site
 
 #: Version of the format, in trace.json.
 FORMAT = 1
@@ -19,7 +19,7 @@ FORMAT = 1
 #: Bytes at the end of a file that are looked at first: more than a line has.
 _TAIL = 1 << 14
 
-_R = TypeVar("_R", Mapping, Module, Process)
+_R = TypeVar("_R", Mapping, Module, Process, Site)
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,10 @@ class TraceDir:
     @property
     def processes_file(self) -> Path:
         return self.path / "processes.jsonl"
+
+    @property
+    def sites_file(self) -> Path:
+        return self.path / "sites.jsonl"
 
     def part(self, number: int) -> Path:
         return self.events / f"part-{number:06}.parquet"
@@ -217,6 +221,10 @@ def read_modules(folder: Path) -> list[Module]:
 
 def read_processes(folder: Path) -> list[Process]:
     return _read(TraceDir(folder).processes_file, Process)
+
+
+def read_sites(folder: Path) -> list[Site]:
+    return _read(TraceDir(folder).sites_file, Site)
 
 
 def _read(path: Path, kind: type[_R]) -> list[_R]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from mmiotap.trace import store
 from mmiotap.trace.errors import MmiotapError
-from mmiotap.trace.model import Mapping, Module, Process
+from mmiotap.trace.model import Mapping, Module, Process, Site
 from mmiotap.trace.schema import EVENTS
 
 #: Footer key of a part: a JSON object, for each stream id the sequence number up to which its rows are in parts.
@@ -93,6 +93,9 @@ class TraceWriter:
     def add_processes(self, processes: Iterable[Process]) -> None:
         self._add(self.dir.processes_file, processes)
 
+    def add_sites(self, sites: Iterable[Site]) -> None:
+        self._add(self.dir.sites_file, sites)
+
     def update(self, **updates: Any) -> None:
         """Change trace.json."""
         info = self.info | updates
@@ -104,7 +107,7 @@ class TraceWriter:
         known = {"state": self._state, "finished": utc_now(), "events": self.events, "lost": self.lost}
         self.update(**(known | updates))
 
-    def _add(self, path: Path, records: Iterable[Mapping | Module | Process]) -> None:
+    def _add(self, path: Path, records: Iterable[Mapping | Module | Process | Site]) -> None:
         lines = [record.to_json() for record in records]
         if lines:
             store.append_lines(path, lines)
