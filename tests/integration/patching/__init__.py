@@ -1,0 +1,1 @@
+"""Programs whose access sites are patched and unpatched while they run, or cannot be patched at all."""
