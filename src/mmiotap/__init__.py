@@ -28,15 +28,15 @@ def record(
     on_full: Literal["wait", "drop"] = "wait",
     latency: bool = False,
     disabled: bool = False,
-    patch: Literal["auto", "off"] | int = "auto",
+    patch: str | int = "auto",
     protocol: Literal["breakpoint", "stop-machine"] = "breakpoint",
     force: bool = False,
 ) -> "Trace":
     """Run a program, record its accesses, and return the finished trace. The same as ``mmiotap record``.
 
     ``maps`` are globs over the paths in /proc/PID/maps (default: device paths), ``path`` is the trace folder to make
-    (default ``PROGRAM.PID.mmiotap`` here). A code site is patched after ``patch`` accesses that trapped (``"auto"``: a
-    few; ``"off"``: never), by ``protocol``. ``Trace.info["exit"]`` has the program's exit status or fatal signal.
+    (default ``PROGRAM.PID.mmiotap`` here), ``patch`` how many accesses of a code site trap before it is patched
+    (``"auto"``: a few, ``"off"``: all). ``Trace.info["exit"]`` has the program's exit status or fatal signal.
     Raises MmiotapError if the program cannot be recorded or its trace could not be written.
     """
     from mmiotap.sources import agent

@@ -22,19 +22,20 @@ FIRST = [
     row(0, "map", value=UIO.address),
     row(500_000_000, "read", 4, 0x8, 0x11, took=1_000, pc=0x401000),
     row(600_000_000, "read", 4, 0x8, 0x22, took=3_000, pc=0x401000),
-    row(700_000_000, "write", 1, 0x8, 0x33, took=200, pc=0x402000),
+    row(700_000_000, "write", 1, 0x8, 0x33, took=200, pc=0x402000, flags=layout.PATCHED),
 ]
 SECOND = [
-    row(800_000_000, "read", 4, 0x8, 0x44, took=2_000, pc=0x402000, tid=101),
+    row(800_000_000, "read", 4, 0x8, 0x44, took=2_000, pc=0x402000, tid=101, flags=layout.PATCHED | layout.RMW),
     row(900_000_000, "write", 4, 0x8, 0, flags=layout.VALUE_UNKNOWN, pc=0x402000, tid=101),
     row(900_000_001, "mark", map_id=0, text="half"),
     row(1_000_000_000, "write", 8, 0x18, 0x55, map_id=2, pc=0x402000),
-    row(1_500_000_000, "unknown", 0, 0x10, data=b"\x0f\xae", pc=0x403000),
+    row(1_500_000_000, "unknown", 0, 0x10, data=b"\x0f\xae", pc=0x403000, flags=layout.STEPPED),
     row(2_000_000_000, "lost", map_id=0, value=2),
 ]
 
 TEXT = """\
 10 events (3 read, 3 write, 1 map, 1 mark, 1 unknown, 1 lost), lost: 2, 2.000000 s, finished
+7 accesses: 2 patched (28.6%), 4 trapped (57.1%), 1 stepped (14.3%)
 
 Mappings
 mapping       width  reads  writes  others  per second    min    mean     max
@@ -102,6 +103,7 @@ def test_json(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stats", str(trace), "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["events"], found["lost"], found["seconds"], found["state"]) == (10, 2, 2.0, "finished")
+    assert found["ways"] == {"patched": 2, "trapped": 4, "stepped": 1}
     assert found["kinds"] == {"map": 1, "read": 3, "write": 3, "mark": 1, "unknown": 1, "lost": 1}
     assert found["registers"][0] == {
         "map_id": 1, "offset": 8, "width": 4, "reads": 3, "writes": 1, "others": 0, "accesses": 4, "rate": 2.0,
@@ -114,9 +116,17 @@ def test_json(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_empty_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = write_trace(tmp_path / "t")
     assert main(["stats", str(trace)]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "0 events, lost: 0, 0.000000 s, finished"
+    assert capsys.readouterr().out.splitlines()[:2] == ["0 events, lost: 0, 0.000000 s, finished", ""]
     assert main(["stats", str(trace), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["registers"] == []
+
+
+def test_an_import_does_not_say_which_way_accesses_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = write_trace(tmp_path / "t", FIRST, source="mmiotrace")
+    assert main(["stats", str(trace)]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == ""
+    assert main(["stats", str(trace), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ways"] is None
 
 
 class ManyBatches:
@@ -146,6 +156,7 @@ def test_memory_is_bounded_by_what_is_distinct(
     monkeypatch.setattr(stats, "_merge", measured)
     found = stats.statistics(ManyBatches(open_trace(trace), 500))  # type: ignore[arg-type]
     assert found.kinds["read"] == 1500
+    assert found.ways == {"patched": 1000, "trapped": 2000, "stepped": 500}
     first = found.registers.slice(0, 1).to_pylist()[0]
     assert (first["reads"], first["writes"], first["first_value"], first["last_value"]) == (1500, 500, 0x11, 0x44)
     assert first["mean_ns"] == 2000.0

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmiotap.analysis import ways
 from mmiotap.analysis.symbols import Symbols
 from mmiotap.trace import layout
 from mmiotap.trace.reader import Trace
@@ -47,6 +48,7 @@ class Statistics:
     """
 
     kinds: dict[str, int]  #: events of each kind
+    ways: dict[str, int]  #: accesses that went each way of :data:`mmiotap.analysis.ways.WAYS`
     seconds: float  #: from the first event to the last
     mappings: pa.Table
     registers: pa.Table
@@ -58,6 +60,7 @@ class Statistics:
 def statistics(trace: Trace) -> Statistics:
     """Read the trace once, batch by batch."""
     kinds: dict[str, int] = {}
+    went = dict.fromkeys(ways.WAYS, 0)
     first_ns: int | None = None
     last_ns = 0
     by_register, by_site, by_thread = _Reduction(REGISTER), _Reduction(SITE), _Reduction(THREAD)
@@ -71,12 +74,15 @@ def statistics(trace: Trace) -> Statistics:
             first_ns = int(batch["time_ns"][0].as_py())
         last_ns = int(batch["time_ns"][-1].as_py())
         accesses = _accesses(batch)
+        for way in went:
+            went[way] += pc.sum(accesses[way]).as_py() or 0
         for reduction in (by_register, by_site, by_thread):
             reduction.add(accesses)
     seconds = 0.0 if first_ns is None else (last_ns - first_ns) / 1e9
     symbols = Symbols(trace.modules, trace.processes)
     return Statistics(
         kinds,
+        went,
         seconds,
         mappings=_with_paths(_roll_up(by_register.merged(), ["map_id"], seconds), trace),
         registers=_roll_up(by_register.merged(), REGISTER, seconds),
@@ -108,7 +114,7 @@ class _Reduction:
 
 
 def _accesses(batch: pa.Table) -> pa.Table:
-    """The accesses of a batch, each with the columns of :data:`MERGE` as if it were a group of one."""
+    """The accesses of a batch, each with the columns of :data:`MERGE` as if it were a group of one, and its way."""
     kind = pc.cast(batch["kind"], pa.string())
     batch = batch.append_column("word", kind).filter(pc.is_in(kind, pa.array(["read", "write", "unknown"])))
     unknown = pc.or_(
@@ -133,7 +139,8 @@ def _accesses(batch: pa.Table) -> pa.Table:
         "min_ns": duration,
         "max_ns": duration,
     }
-    return pa.table({key: batch[key] for key in dict.fromkeys(REGISTER + SITE + THREAD)} | columns)
+    keys = {key: batch[key] for key in dict.fromkeys(REGISTER + SITE + THREAD)}
+    return pa.table(keys | columns | ways.columns(batch["flags"]))
 
 
 def _ones(batch: pa.Table, kind: str) -> Any:

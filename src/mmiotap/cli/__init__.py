@@ -18,7 +18,7 @@ from typing import Protocol, cast
 
 from mmiotap.trace.errors import MmiotapError
 
-COMMANDS = ("record", "show", "stats", "info", "export", "import", "recover", "mark", "enable", "disable")
+COMMANDS = ("record", "show", "stats", "sites", "info", "export", "import", "recover", "mark", "enable", "disable")
 
 
 class Command(Protocol):

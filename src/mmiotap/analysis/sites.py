@@ -1,0 +1,115 @@
+"""The code that accesses mappings: every site, how often it did, and how it is patched or why not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmiotap.analysis import ways
+from mmiotap.analysis.instructions import instruction_text
+from mmiotap.analysis.symbols import Symbols
+from mmiotap.trace.model import Site
+from mmiotap.trace.reader import Trace
+from mmiotap.trace.schema import EVENTS
+
+#: Columns of the events that are needed.
+COLUMNS = ["kind", "width", "pc", "pid", "flags"]
+
+KEYS = ["pid", "pc"]
+#: Counted column, how rows of it merge.
+MERGE: list[tuple[str, Literal["sum", "max"]]] = [
+    ("width", "max"), ("hits", "sum"), *((way, "sum") for way in ways.WAYS),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SiteUse:
+    """A site, and what became of its accesses: ``hits`` is the sum of ``patched``, ``trapped`` and ``stepped``."""
+
+    pid: int
+    pc: int
+    site: str  #: ``function+0x12 (module)``, see :meth:`Symbols.names`
+    instruction: str | None  #: None where the trace does not say
+    bytes: str | None  #: of the instruction, in hex
+    width: int  #: bytes of its operand; 0: not known
+    hits: int
+    patched: int
+    trapped: int
+    stepped: int
+    state: str | None  #: as in :class:`mmiotap.trace.model.Site`; None where the trace does not say
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Sites:
+    """What :func:`sites` finds."""
+
+    uses: list[SiteUse]  #: the most hits first
+    notes: list[str]  #: modules that gave no names, and why
+
+
+def sites(trace: Trace) -> Sites:
+    """Read the trace once, batch by batch, with memory for the distinct sites."""
+    known = {(site.pid, site.pc): site for site in trace.sites}
+    parents = {process.pid: process.ppid for process in trace.processes}
+    unused = dict.fromkeys((name for name, _ in MERGE), 0)
+    counts = dict.fromkeys(known, unused) | {(row["pid"], row["pc"]): row for row in _counted(trace).to_pylist()}
+    symbols = Symbols(trace.modules, trace.processes)
+    names = symbols.names([pid for pid, _ in counts], [address for _, address in counts])
+    uses = [
+        _use(pid, address, name, _find(known, pid, address, parents), row)
+        for ((pid, address), row), name in zip(counts.items(), names, strict=True)
+    ]
+    return Sites(sorted(uses, key=lambda use: (-use.hits, use.pid, use.pc)), symbols.notes)
+
+
+def _counted(trace: Trace) -> pa.Table:
+    """One row for each process and address that made accesses, with the columns of :data:`MERGE`."""
+    counted = _merged(_accesses(EVENTS.empty_table()))
+    for batch in trace.batches(COLUMNS):
+        counted = _merged(pa.concat_tables([counted, _merged(_accesses(batch))]))
+    return counted
+
+
+def _accesses(batch: pa.Table) -> pa.Table:
+    """The accesses of a batch whose instruction is known, each as if it were a site of its own."""
+    access = pc.is_in(pc.cast(batch["kind"], pa.string()), pa.array(["read", "write", "unknown"]))
+    batch = batch.filter(pc.and_(access, pc.not_equal(batch["pc"], pa.scalar(0, pa.uint64()))))
+    columns: dict[str, Any] = {name: batch[name] for name in (*KEYS, "width")}
+    columns["hits"] = pa.repeat(pa.scalar(1, pa.int64()), batch.num_rows)
+    return pa.table(columns | ways.columns(batch["flags"]))
+
+
+def _merged(table: pa.Table) -> pa.Table:
+    merged = table.group_by(KEYS, use_threads=False).aggregate(MERGE)
+    return merged.select([*KEYS, *(f"{name}_{how}" for name, how in MERGE)]).rename_columns(
+        [*KEYS, *(name for name, _ in MERGE)]
+    )
+
+
+def _find(known: dict[tuple[int, int], Site], pid: int, address: int, parents: dict[int, int]) -> Site | None:
+    """The site, or the one that its process was forked with: that of the nearest ancestor."""
+    seen: set[int] = set()
+    while (pid, address) not in known and pid in parents and pid not in seen:
+        seen.add(pid)
+        pid = parents[pid]
+    return known.get((pid, address))
+
+
+def _use(pid: int, address: int, name: str, site: Site | None, counts: Mapping[str, int]) -> SiteUse:
+    return SiteUse(
+        pid=pid,
+        pc=address,
+        site=name,
+        instruction=instruction_text(bytes.fromhex(site.bytes), address) if site and site.bytes else None,
+        bytes=site.bytes if site and site.bytes else None,
+        width=site.width if site and site.width else counts["width"],
+        hits=counts["hits"],
+        patched=counts["patched"],
+        trapped=counts["trapped"],
+        stepped=counts["stepped"],
+        state=site.state if site else None,
+        reason=site.reason if site else None,
+    )
