@@ -64,18 +64,47 @@ class Started:
             return
 
 
+#: --patch of the two ways in which recording tests run: each access a trap, or each site patched after its first.
+WAYS = {"trapped": "off", "patched": "1"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test of integration/ that starts programs runs both ways, but for those that say what they want."""
+    path = metafunc.definition.path
+    chosen = any("patching" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "patching" in metafunc.fixturenames and "integration" in path.parts and not chosen:
+        metafunc.parametrize("patching", WAYS.values(), ids=WAYS, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def patching(request: pytest.FixtureRequest) -> str:
+    """What ``mmiotap record`` gets as --patch from ``start``, ``run`` and ``mmiotap``."""
+    way: str = getattr(request, "param", "auto")
+    return way
+
+
+def with_patching(command: Sequence[str | Path], patching: str) -> list[str | Path]:
+    """The same command; if it is ``mmiotap record`` and has no --patch, with this one."""
+    words = list(command)
+    if "record" in words and "--patch" not in words:
+        at = words.index("record") + 1
+        if words[at - len(MMIOTAP) - 1 : at - 1] == MMIOTAP:
+            words[at:at] = ["--patch", patching]
+    return words
+
+
 Start = Callable[..., Started]
 Run = Callable[..., Result]
 Compile = Callable[..., Path]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, patching: str) -> Iterator[Start]:
     """Start a command in the test's folder; it is killed at the end of the test."""
     all_started: list[Started] = []
 
     def start_one(*command: str | Path, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Started:
-        started = Started(command, cwd=cwd, env=env)
+        started = Started(with_patching(command, patching), cwd=cwd, env=env)
         all_started.append(started)
         return started
 

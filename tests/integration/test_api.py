@@ -35,8 +35,13 @@ def registers(tmp_path: Path) -> Path:
     return path
 
 
-def test_record(compile_c: Compile, registers: Path, tmp_path: Path) -> None:
-    trace = api.record([compile_c(DEVICE), registers], maps=[str(registers)], path=tmp_path / "t")
+def test_record(compile_c: Compile, registers: Path, tmp_path: Path, patching: str) -> None:
+    trace = api.record(
+        [compile_c(DEVICE), registers],
+        maps=[str(registers)],
+        path=tmp_path / "t",
+        patch=1 if patching == "1" else "off",
+    )
     assert isinstance(trace, api.Trace)
     assert trace.info["exit"] == {"status": 42, "signal": None}
     rows = trace.events(["kind", "width", "offset", "value"]).to_pylist()

@@ -48,13 +48,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def traced(folder: Path) -> Outcome:
+def traced(folder: Path, patching: str) -> Outcome:
     """All cases under ``mmiotap record``. One that ends the program is noted; the next recording goes on behind it."""
     outcome = Outcome()
     first = crashes = 0
     while first < len(CASES) and crashes < MAX_CRASHES:
-        trace = folder / f"{first}.mmiotap"
-        record = [*MMIOTAP, "record", "-q", "-o", str(trace), "--map", str(folder / "device"), "--"]
+        trace = folder / f"{patching}-{first}.mmiotap"
+        record = [
+            *MMIOTAP,
+            "record",
+            "-q",
+            "-o",
+            str(trace),
+            "--map",
+            str(folder / "device"),
+            "--patch",
+            patching,
+            "--",
+        ]
         status, stdout, stderr = run([*record, *runner(folder, first)], folder)
         started = list(records(folder))
         assert started, f"the program did not run: {status} {stdout} {stderr}"

@@ -24,10 +24,11 @@ HERE = Path(__file__).parent / "patching"
 PAGE, CONTEXTS = 4096, 8
 #: struct record of toggle.c
 ACCESS = np.dtype([("address", "u8"), ("offset", "u8"), ("value", "u8")])
-#: So often by itself before the agent patches a site of its own accord: never.
+#: Accesses by trap before the agent patches a site by itself.
 NEVER = 1_000_000_000
 
-Protocols = pytest.mark.parametrize("protocol", ["breakpoint", "stop-machine"])
+patched_by_hand = pytest.mark.parametrize("patching", [str(NEVER)], ids=["by-hand"], indirect=True)
+protocols = pytest.mark.parametrize("protocol", ["breakpoint", "stop-machine"])
 TURNS = [
     pytest.param(10_000, id="10000", marks=pytest.mark.timeout(300)),
     pytest.param(100_000, id="100000", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
@@ -69,6 +70,7 @@ def read(stdout: str) -> tuple[list[int], list[Toggled]]:
     return contexts, [Toggled(*map(int, numbers)) for numbers in found]
 
 
+@patched_by_hand
 def test_the_program_is_right_without_mmiotap(program: Path, device: Path, run: Run) -> None:
     result = run(program, device, "logs", "2000", "0")
     assert (result.status, result.stderr) == (0, ""), result.stdout
@@ -86,10 +88,11 @@ def test_the_program_is_right_without_mmiotap(program: Path, device: Path, run: 
     assert len(lines) > len(pages)
 
 
-@Protocols
+@patched_by_hand
+@protocols
 @pytest.mark.parametrize("turns", TURNS)
 def test_toggle(program: Path, device: Path, mmiotap: Run, tmp_path: Path, turns: int, protocol: str) -> None:
-    options = ["-q", "-o", "t", "--map", device, "--patch", str(NEVER), "--protocol", protocol]
+    options = ["-q", "-o", "t", "--map", device, "--protocol", protocol]
     number = ["breakpoint", "stop-machine"].index(protocol)
     result = mmiotap("record", *options, "--", program, device, "logs", str(turns), str(number), limit=1500)
     assert (result.status, result.stderr) == (0, ""), result.stdout
@@ -121,7 +124,7 @@ def assert_same(want: NDArray[np.void], got: NDArray[np.void], where: str) -> No
 
 
 def check_toggles(all_sites: list[Toggled], address: NDArray[np.uint64], flags: NDArray[np.uint32], turns: int) -> None:
-    """Each site was run by traps and, if it was ever patched, by its thunk; those of 5 bytes or more always were."""
+    """Each site was run by traps, and if it was ever patched by its thunk; those of 5 bytes or more always were."""
     assert sum(one.patched + one.refused for one in all_sites) == turns
     went = {way: set(address[(flags & layout.PATCHED != 0) == way].tolist()) for way in (False, True)}
     by_length: dict[int, list[Toggled]] = defaultdict(list)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Compile, Result, Run
+from conftest import WAYS, Compile, Result, Run
 from mmiotap.trace import layout
 from mmiotap.trace.reader import open_trace
 
@@ -16,7 +16,12 @@ SPECIAL = Path(__file__).parent / "special"
 PAGES = 8
 MEANT = ("read", "write", "unknown")
 
-both_ways = pytest.mark.parametrize("traced", [False, True], ids=["untraced", "traced"])
+every_way = pytest.mark.parametrize(
+    ("traced", "patching"),
+    [(False, "off"), *((True, way) for way in WAYS.values())],
+    ids=["untraced", *WAYS],
+    indirect=["patching"],
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def counted(word: int, top: int, count: int) -> list[tuple[str, int, int]]:
     return [(kind, word, top | i) for i in range(count) for kind in ("write", "read")]
 
 
-@both_ways
+@every_way
 def test_accesses_across_the_edges_of_a_region(special: Any, traced: bool) -> None:
     ended = special("straddle", traced=traced)
     assert_right(ended)
@@ -87,7 +92,7 @@ def test_accesses_across_the_edges_of_a_region(special: Any, traced: bool) -> No
     assert sum(row["kind"] == "unknown" or bool(row["flags"] & layout.STEPPED) for row in inside) >= 20 * 2 * 6
 
 
-@both_ways
+@every_way
 def test_threads_miss_nothing_while_another_one_steps(special: Any, traced: bool) -> None:
     ended = special("steps", traced=traced)
     assert_right(ended)
@@ -97,7 +102,7 @@ def test_threads_miss_nothing_while_another_one_steps(special: Any, traced: bool
         assert Counter(row["kind"] for row in ended.rows)["unknown"] == 300
 
 
-@both_ways
+@every_way
 @pytest.mark.parametrize(
     ("fault", "number"),
     [
@@ -117,7 +122,7 @@ def test_a_fault_ends_the_program_as_ever(special: Any, traced: bool, fault: str
         assert ended.accesses() == expected
 
 
-@both_ways
+@every_way
 def test_the_programs_own_handlers_see_its_own_faults(special: Any, traced: bool) -> None:
     ended = special("handler", traced=traced, pages=1)
     assert_right(ended)
@@ -126,7 +131,7 @@ def test_the_programs_own_handlers_see_its_own_faults(special: Any, traced: bool
         assert ended.accesses(offset=4) == counted(4, 0, 50)
 
 
-@both_ways
+@every_way
 def test_the_code_around_accesses(special: Any, traced: bool) -> None:
     ended = special("ahead", traced=traced)
     assert_right(ended)
@@ -138,7 +143,7 @@ def test_the_code_around_accesses(special: Any, traced: bool) -> None:
         assert set(kinds) == {"read", "write"}
 
 
-@both_ways
+@every_way
 def test_arithmetic_errors(special: Any, traced: bool) -> None:
     ended = special("arithmetic", traced=traced)
     assert (ended.result.stdout, ended.result.stderr, ended.result.status) == ("right\n", "", -signal.SIGFPE)
@@ -153,7 +158,7 @@ def test_arithmetic_errors(special: Any, traced: bool) -> None:
         ]
 
 
-@both_ways
+@every_way
 def test_threads_with_all_signals_blocked(special: Any, traced: bool) -> None:
     ended = special("blocked", traced=traced)
     assert_right(ended)
@@ -162,7 +167,7 @@ def test_threads_with_all_signals_blocked(special: Any, traced: bool) -> None:
             assert ended.accesses(offset=4 * thread) == counted(4 * thread, thread << 24, 200)
 
 
-@both_ways
+@every_way
 def test_a_signal_handler_and_main_touch_the_region(special: Any, traced: bool) -> None:
     ended = special("alarm", traced=traced)
     assert (ended.result.stderr, ended.result.status) == ("", 0)
@@ -173,7 +178,7 @@ def test_a_signal_handler_and_main_touch_the_region(special: Any, traced: bool) 
         assert strings == [alarm for alarm in range(400) for _ in range(4)]
 
 
-@both_ways
+@every_way
 def test_forked_children_have_rows_under_their_own_pids(special: Any, traced: bool) -> None:
     ended = special("forks", traced=traced)
     assert (ended.result.stderr, ended.result.status) == ("", 0)
@@ -187,7 +192,7 @@ def test_forked_children_have_rows_under_their_own_pids(special: Any, traced: bo
         assert {row["pid"] for row in ended.rows} == set(pids)
 
 
-@both_ways
+@every_way
 def test_code_that_is_loaded_and_unloaded(special: Any, compile_c: Compile, traced: bool) -> None:
     source = (SPECIAL / "library.c").read_text()
     libraries = [compile_c(source, f"step{step}.so", "-shared", "-fPIC", f"-DSTEP={step}") for step in (1, 2)]
@@ -203,7 +208,7 @@ def test_code_that_is_loaded_and_unloaded(special: Any, compile_c: Compile, trac
         assert ended.accesses() == expected
 
 
-@both_ways
+@every_way
 def test_mappings_that_change(special: Any, traced: bool) -> None:
     ended = special("mappings", traced=traced)
     assert (ended.result.stderr, ended.result.status) == ("", 0), ended.result.stdout
@@ -213,7 +218,7 @@ def test_mappings_that_change(special: Any, traced: bool) -> None:
         assert ended.accesses() == [(kind, int(offset), int(value)) for kind, offset, value in printed]
 
 
-@both_ways
+@every_way
 def test_small_and_alternate_stacks(special: Any, traced: bool) -> None:
     ended = special("stacks", traced=traced)
     assert_right(ended)
@@ -224,7 +229,7 @@ def test_small_and_alternate_stacks(special: Any, traced: bool) -> None:
         assert ended.accesses(offset=4 * 21) == [("write", 84, 21)]
 
 
-@both_ways
+@every_way
 def test_errno_and_the_red_zone_are_kept(special: Any, traced: bool) -> None:
     ended = special("kept", traced=traced)
     assert_right(ended)
