@@ -1,6 +1,6 @@
 """What a trace knows beside its events: mappings, modules, processes, sites. One JSON object a line in its folder."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from mmiotap.trace import layout
@@ -29,7 +29,7 @@ SITE_REASONS = {
 class _Record:
     def to_json(self) -> dict[str, Any]:
         """An object of the fields, without those that are not known (None)."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
