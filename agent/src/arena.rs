@@ -6,7 +6,7 @@ use crate::layout::*;
 use crate::{rules, sys};
 
 /// Where the arena is mapped; 0: there is no recording, and the agent does nothing at all.
-static BASE: AtomicUsize = AtomicUsize::new(0);
+pub static BASE: AtomicUsize = AtomicUsize::new(0);
 static LENGTH: AtomicUsize = AtomicUsize::new(0);
 
 /// The recorder shows life at least ten times a second; after this long without it we ask whether it still exists.
@@ -77,6 +77,16 @@ pub fn is_closed() -> bool {
 
 pub fn wants_latency() -> bool {
     word(H_LATENCY).load(Ordering::Relaxed) != 0
+}
+
+/// A site is patched after so many accesses; 0: never.
+pub fn patch_after() -> u32 {
+    word(H_PATCH).load(Ordering::Relaxed)
+}
+
+/// By which protocol; see patch/mod.rs.
+pub fn patch_protocol() -> u32 {
+    word(H_PROTOCOL).load(Ordering::Relaxed)
 }
 
 pub fn waits_when_full() -> bool {

@@ -5,13 +5,16 @@
 
 use core::sync::atomic::Ordering;
 
-use crate::arena;
+use crate::arena::{self, Segment};
 use crate::layout::*;
 use crate::sys;
 use crate::thread::Thread;
 
 /// How long a thread that waits for a free segment sleeps at a time.
 const WAIT_NS: i64 = 200_000;
+
+/// The time of a row that is to have the time at which it is written.
+const WHEN_WRITTEN: i64 = 0;
 
 /// One event, before it is written. Bytes beyond the fixed row (wide values, text) are passed beside it.
 #[derive(Clone, Copy)]
@@ -28,10 +31,10 @@ pub struct Row {
 }
 
 impl Row {
-    /// A row of this kind, now, with nothing else in it.
+    /// A row of this kind with nothing else in it.
     pub fn new(kind: u8) -> Row {
         Row {
-            time_ns: sys::monotonic_ns(),
+            time_ns: WHEN_WRITTEN,
             value: 0,
             offset: 0,
             pc: 0,
@@ -54,7 +57,7 @@ pub const MAX_EXTRA: usize = 255 * ROW_SIZE;
 /// Makes sure that the next `rows` rows have a place, so that the time stamp can be taken after any waiting. False: there
 /// is none, and the caller's events are to be counted as lost.
 pub fn reserve(thread: &mut Thread, rows: usize) -> bool {
-    if thread.segment.is_some() && thread.used as usize + rows <= ROWS_PER_SEGMENT {
+    if thread.segment.is_some() && rows <= thread.log.left as usize {
         return true;
     }
     next_segment(thread)
@@ -65,17 +68,16 @@ fn next_segment(thread: &mut Thread) -> bool {
     let mut taken = arena::take_segment();
     while taken.is_none() && arena::waits_when_full() && !arena::is_closed() && arena::recorder_alive() {
         // Give the full one back first: if every thread kept its own while it waits, nothing could ever be freed.
-        if let Some(full) = thread.segment.take_if(|segment| segment.lost_after().load(Ordering::Relaxed) == 0) {
-            full.set_full();
+        if thread.segment.is_some_and(|segment| segment.lost_after().load(Ordering::Relaxed) == 0) {
+            thread.move_to(None).map(Segment::set_full);
         }
         sys::sleep_ns(WAIT_NS);
         taken = arena::take_segment();
     }
     let Some(segment) = taken else { return false };
     segment.populate();
-    segment.begin(thread.stream_id, thread.pid, thread.tid, thread.next_seq);
-    thread.used = 0;
-    if let Some(full) = thread.segment.replace(segment) {
+    segment.begin(thread.stream_id, thread.pid, thread.tid, thread.next_seq());
+    if let Some(full) = thread.move_to(Some(segment)) {
         let lost = full.lost_after().load(Ordering::Relaxed);
         if lost != 0 {
             write(thread, &Row { value: lost, ..Row::new(LOST) }, &[]);
@@ -107,11 +109,12 @@ pub fn write(thread: &mut Thread, row: &Row, extra: &[u8]) {
         return count_lost(thread, 1);
     }
     let Some(segment) = thread.segment else { return };
-    let address = segment.address() + ROW_SIZE * (1 + thread.used as usize);
+    let time_ns = if row.time_ns == WHEN_WRITTEN { thread.log.clock.now() } else { row.time_ns };
+    let address = thread.log.next_row;
     // SAFETY: reserve() made sure that `rows` rows from here are inside the segment, which this thread alone writes.
     unsafe {
         let at = |offset: usize| (address + offset) as *mut u8;
-        at(R_TIME_NS).cast::<i64>().write(row.time_ns);
+        at(R_TIME_NS).cast::<i64>().write(time_ns);
         at(R_VALUE).cast::<u64>().write(row.value);
         at(R_OFFSET).cast::<u64>().write(row.offset);
         at(R_PC).cast::<u64>().write(row.pc);
@@ -128,14 +131,12 @@ pub fn write(thread: &mut Thread, row: &Row, extra: &[u8]) {
         at(R_EXTRA_LEN + 6).cast::<u64>().write(0);
         at(ROW_SIZE).copy_from_nonoverlapping(extra.as_ptr(), extra.len());
     }
-    thread.used += rows as u32;
-    thread.next_seq += rows as u64;
-    segment.published().store(thread.used, Ordering::Release);
+    thread.log.next_row += rows * ROW_SIZE;
+    thread.log.left -= rows as u32;
+    segment.published().store(thread.used() as u32, Ordering::Release);
 }
 
 /// The thread is gone: its segment can be sealed to the end.
 pub fn end_stream(thread: &mut Thread) {
-    if let Some(segment) = thread.segment.take() {
-        segment.set_full();
-    }
+    thread.move_to(None).map(Segment::set_full);
 }

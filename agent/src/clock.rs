@@ -1,4 +1,4 @@
-//! Durations: ticks of the time-stamp counter, in nanoseconds.
+//! Times and durations by the time-stamp counter.
 
 use core::arch::x86_64::{__cpuid, _rdtsc};
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -39,6 +39,47 @@ pub fn duration_ns(before: u64, after: u64) -> u32 {
     scale(after.saturating_sub(before), rate())
 }
 
+/// CLOCK_MONOTONIC as one thread tells it by the time-stamp counter: patched sites have no time to ask the system, and traps
+/// of the same thread must be in order with them. It never goes backwards, and is set right every millisecond.
+#[repr(C)]
+pub struct Clock {
+    /// The counter when it was set right, and the time then.
+    pub ticks: u64,
+    pub ns: i64,
+    /// Nanoseconds a tick, times 2³².
+    pub rate: u64,
+    /// Ticks for which a patched site may go by it; then it traps. 0: not at all.
+    pub good: u64,
+}
+
+/// A trap sets it right after this long, a patched site at the latest after so many times this long.
+const RIGHT_NS: u64 = 1_000_000;
+const GOOD: u64 = 10;
+/// A clock that has run ahead of the system's slows down until it has caught up: by at most one part in so many.
+const SLOWEST: u64 = 256;
+
+impl Clock {
+    pub fn now(&mut self) -> i64 {
+        // SAFETY: reading the time-stamp counter has no effect.
+        let since = unsafe { _rdtsc() }.wrapping_sub(self.ticks);
+        if since <= self.good / GOOD && self.good != 0 { self.ns + nanoseconds(since, self.rate) } else { self.set_right() }
+    }
+
+    #[cold]
+    fn set_right(&mut self) -> i64 {
+        let (ticks, ns) = read_both();
+        let since = ticks.wrapping_sub(self.ticks);
+        let told = if since <= 2 * self.good { self.ns + nanoseconds(since, self.rate) } else { self.ns };
+        let rate = mean_rate(ticks, ns);
+        let ahead = told.saturating_sub(ns).max(0).unsigned_abs().min(RIGHT_NS / SLOWEST);
+        self.rate = rate - (u128::from(rate) * u128::from(ahead) / u128::from(RIGHT_NS)) as u64;
+        let is_settled = ns - START_NS.load(Ordering::Relaxed) >= SETTLED_NS;
+        self.good = if is_settled { GOOD * (RIGHT_NS << 32) / rate.max(1) } else { 0 };
+        (self.ticks, self.ns) = (ticks, told.max(ns));
+        self.ns
+    }
+}
+
 /// The counter's rate by the system's clock.
 ///
 /// A counter that is not said to be invariant gets the mean rate since the start. The word for it is missing on processors
@@ -50,16 +91,24 @@ fn rate() -> u64 {
         return settled;
     }
     let (ticks, ns) = read_both();
-    let ns = ns - START_NS.load(Ordering::Relaxed);
-    let rate = rate_of(ticks.wrapping_sub(START_TICKS.load(Ordering::Relaxed)), ns);
-    if ns >= SETTLED_NS && INVARIANT.load(Ordering::Relaxed) {
+    let rate = mean_rate(ticks, ns);
+    if ns - START_NS.load(Ordering::Relaxed) >= SETTLED_NS && INVARIANT.load(Ordering::Relaxed) {
         RATE.store(rate, Ordering::Relaxed);
     }
     rate
 }
 
+/// From the start to this moment.
+fn mean_rate(ticks: u64, ns: i64) -> u64 {
+    rate_of(ticks.wrapping_sub(START_TICKS.load(Ordering::Relaxed)), ns - START_NS.load(Ordering::Relaxed))
+}
+
 fn rate_of(ticks: u64, ns: i64) -> u64 {
     ((u128::from(ns.unsigned_abs()) << 32) / u128::from(ticks.max(1))) as u64
+}
+
+fn nanoseconds(ticks: u64, rate: u64) -> i64 {
+    ((u128::from(ticks) * u128::from(rate)) >> 32) as i64
 }
 
 fn scale(ticks: u64, rate: u64) -> u32 {

@@ -4,12 +4,16 @@ use libc::{SIGBUS, SIGFPE, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_
 
 use crate::arch::exec::{self, Outcome};
 use crate::arch::{self, Frame, ahead, site};
+use crate::arch::site::Site;
+use crate::patch::{self, Patch, registry};
 use crate::region::{self, Region};
 use crate::thread::{self, Fault};
-use crate::{arena, arming, park, signals, step};
+use crate::{arena, arming, held, lookaside, park, signals, step};
 
 /// Where si_addr is in a siginfo_t (asm-generic/siginfo.h).
 const SI_ADDR: usize = 16;
+/// si_code of an int3 (asm-generic/siginfo.h; arch/x86/kernel/traps.c, do_int3_user).
+const SI_KERNEL: c_int = 0x80;
 
 pub fn address_of(info: &siginfo_t) -> usize {
     // SAFETY: inside the structure.
@@ -35,6 +39,10 @@ pub extern "C" fn handler(signal: c_int, info: *mut siginfo_t, context: *mut c_v
         _ => trap(info, &mut frame),
     };
     if let Verdict::Program(signal) = verdict {
+        if info.si_code <= 0 && held::hold(signal, info, &mut frame) {
+            return;
+        }
+        held::release(&mut frame);
         signals::hand_on(signal, info, context);
     }
 }
@@ -46,6 +54,7 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
     if recovered(SIGSEGV, info, frame) {
         return Verdict::Taken;
     }
+    let patch = leave_thunk(info, frame);
     let touched = address_of(info);
     let region = match region::find(touched) {
         Some(region) if !frame.is_fetch() && allows(&region, frame.is_write()) => region,
@@ -61,7 +70,25 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
     if !logging && arming::disarm(&region) {
         return Verdict::Taken;
     }
+    if logging && patch.is_some() && !lookaside::holds(touched) {
+        lookaside::insert(&region::lock(), &region, touched);
+    }
     access(info, frame, &region, touched, logging)
+}
+
+/// If the fault came in a thunk: puts the thread before the thunk's site, as if it had come there.
+fn leave_thunk(info: &mut siginfo_t, frame: &mut Frame) -> Option<&'static Patch> {
+    let patch = registry::find(frame.pc())?;
+    let touches_alias = patch.thunk.leave(frame, patch.site.pc)?;
+    if touches_alias {
+        set_address(info, region::front_of(address_of(info)).unwrap_or(address_of(info)));
+    }
+    Some(patch)
+}
+
+fn set_address(info: &mut siginfo_t, address: usize) {
+    // SAFETY: inside the structure.
+    unsafe { (&raw mut *info).cast::<u8>().add(SI_ADDR).cast::<usize>().write(address) };
 }
 
 /// Would the program have been allowed to do this, with the rights that it gave its mapping? x86 has no write-only pages.
@@ -76,7 +103,8 @@ fn access(info: &mut siginfo_t, frame: &mut Frame, region: &Region, touched: usi
     let outcome = match (site, thread::current()) {
         (Some(site), Some(thread)) => {
             let outcome = exec::execute(thread, frame, site, region, touched, logging);
-            if outcome == Outcome::Done {
+            if outcome == Outcome::Done && site.patch().is_none_or(|patch| !patch.is_active()) {
+                patch::count(site);
                 ahead::go_on(thread, frame, site.pc);
             }
             outcome
@@ -86,6 +114,10 @@ fn access(info: &mut siginfo_t, frame: &mut Frame, region: &Region, touched: usi
     match outcome {
         Outcome::Done => Verdict::Taken,
         Outcome::Step => {
+            // What stands at a patched site is a jump; in its thunk is the instruction.
+            if let Some(patch) = site.and_then(Site::patch) {
+                frame.set_pc(patch.thunk.outside);
+            }
             step::begin(frame, site, touched, logging);
             Verdict::Taken
         }
@@ -99,15 +131,14 @@ fn access(info: &mut siginfo_t, frame: &mut Frame, region: &Region, touched: usi
             };
             info.si_signo = fault.signal;
             info.si_code = fault.code;
-            // SAFETY: inside the structure.
-            unsafe { (&raw mut *info).cast::<u8>().add(SI_ADDR).cast::<usize>().write(address) };
+            set_address(info, address);
             frame.set_fault_address(address);
             Verdict::Program(fault.signal)
         }
     }
 }
 
-fn bus(info: &siginfo_t, frame: &mut Frame) -> Verdict {
+fn bus(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
     if info.si_code <= 0 {
         return Verdict::Program(SIGBUS);
     }
@@ -120,15 +151,19 @@ fn bus(info: &siginfo_t, frame: &mut Frame) -> Verdict {
     if recovered(SIGBUS, info, frame) {
         return Verdict::Taken;
     }
+    leave_thunk(info, frame);
     step::abandon(frame);
     Verdict::Program(SIGBUS)
 }
 
 /// A division by zero and its like, with an operand in a region or elsewhere.
-fn arithmetic(info: &siginfo_t, frame: &mut Frame) -> Verdict {
+fn arithmetic(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
     if info.si_code > 0 {
         if recovered(SIGFPE, info, frame) {
             return Verdict::Taken;
+        }
+        if leave_thunk(info, frame).is_some() {
+            set_address(info, frame.pc());
         }
         step::abandon(frame);
     }
@@ -140,8 +175,13 @@ fn trap(info: &siginfo_t, frame: &mut Frame) -> Verdict {
         park::stay_parked();
         return Verdict::Taken;
     }
+    if let Some(thunk) = patch::behind_breakpoint(frame.pc().wrapping_sub(1)).filter(|_| info.si_code == SI_KERNEL) {
+        frame.set_pc(thunk);
+        return Verdict::Taken;
+    }
     // A debug trap without a step of ours belongs to somebody else.
-    if step::finish(info, frame) { Verdict::Taken } else { Verdict::Program(SIGTRAP) }
+    let stepped = step::finish(info, frame);
+    if held::go_on(info, frame) || stepped { Verdict::Taken } else { Verdict::Program(SIGTRAP) }
 }
 
 /// If the agent was running something for the program, lets that see the fault.

@@ -5,14 +5,15 @@
 //! does not have that function (glibc before 2.35, musl), the object's own header tells what it would have told.
 
 use alloc::vec::Vec;
-use core::ffi::{c_int, c_void};
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::ffi::{CStr, c_int, c_void};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use libc::{Elf64_Ehdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
 
 use crate::capture::{self, Row};
 use crate::layout::{MODULE, ROW_SIZE};
-use crate::{sys, thread};
+use crate::maps::{self, Mapping};
+use crate::thread;
 
 const PAGE: usize = 4096;
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
@@ -44,14 +45,42 @@ type FindObject = unsafe extern "C" fn(*const c_void, *mut Found) -> c_int;
 /// `_dl_find_object`; null: the C library does not have it.
 static FIND_OBJECT: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
 
+/// Where the object with libc's string functions begins; 0: not known.
+static LIBC_START: AtomicUsize = AtomicUsize::new(0);
+
 /// The objects that the trace has been told of, as keys; 0: free. Objects beyond these stay untold.
 static TOLD: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
 
 /// Looks up what note() calls. At the start, when the dynamic linker may be asked for symbols.
 pub fn prepare() {
-    // SAFETY: the name is NUL-terminated.
-    let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) };
+    // SAFETY: the names are NUL-terminated.
+    let (function, string_function) = unsafe {
+        let symbol = |name: &CStr| libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
+        (symbol(c"_dl_find_object"), symbol(c"memcpy"))
+    };
     FIND_OBJECT.store(function, Ordering::Relaxed);
+    LIBC_START.store(find(string_function as usize).map_or(0, |(object, _)| object.start), Ordering::Relaxed);
+}
+
+/// What code is part of.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The object with libc's string functions.
+    LibC,
+    /// Another loaded object.
+    Object,
+    /// Made at run time, perhaps, and so perhaps made anew.
+    Unknown,
+}
+
+pub fn place_of(pc: usize) -> Place {
+    match find(pc) {
+        Some((object, _)) if object.start == LIBC_START.load(Ordering::Relaxed) => Place::LibC,
+        Some(_) => Place::Object,
+        // Without the dynamic linker's word: code that is mapped from a file.
+        None if FIND_OBJECT.load(Ordering::Relaxed).is_null() && first_mapping(pc).is_some() => Place::Object,
+        None => Place::Unknown,
+    }
 }
 
 /// In a forked child: its objects are told under its own pid.
@@ -125,21 +154,11 @@ fn claim(key: u64) -> bool {
     false
 }
 
-/// A line of /proc/self/maps.
-struct Mapping {
-    start: usize,
-    end: usize,
-    readable: bool,
-    file_offset: usize,
-    path: Vec<u8>,
-}
-
 /// The mapping where the file that is mapped at `address` begins: the one that holds its ELF header.
 fn first_mapping(address: usize) -> Option<Mapping> {
     let mut first: Option<Mapping> = None;
     let mut found = false;
-    each_line_of_maps(|line| {
-        let Some(mapping) = mapping_of(line) else { return true };
+    maps::each(|mapping| {
         let is_here = (mapping.start..mapping.end).contains(&address);
         let same_file = first.as_ref().is_some_and(|first| first.path == mapping.path);
         let begins_file = !same_file && mapping.file_offset == 0 && !mapping.path.is_empty();
@@ -150,50 +169,6 @@ fn first_mapping(address: usize) -> Option<Mapping> {
         !is_here
     });
     first.filter(|_| found)
-}
-
-/// Calls `visit` with each line, without its newline, until it returns false.
-fn each_line_of_maps(mut visit: impl FnMut(&[u8]) -> bool) {
-    // A line is at most a path and a few numbers.
-    const SIZE: usize = 2 * 4096;
-    let file = sys::open(b"/proc/self/maps\0", libc::O_RDONLY | libc::O_CLOEXEC);
-    if sys::is_error(file) {
-        return;
-    }
-    let mut buffer = alloc::vec![0; SIZE];
-    let mut kept = 0;
-    'file: loop {
-        let count = sys::read(file, &mut buffer[kept..]);
-        if count <= 0 {
-            break;
-        }
-        let filled = kept + count as usize;
-        let mut start = 0;
-        while let Some(length) = buffer[start..filled].iter().position(|&byte| byte == b'\n') {
-            if !visit(&buffer[start..start + length]) {
-                break 'file;
-            }
-            start += length + 1;
-        }
-        buffer.copy_within(start..filled, 0);
-        kept = filled - start;
-    }
-    sys::close(file);
-}
-
-/// `start-end rights offset device inode   path`, the numbers hexadecimal (proc(5)).
-fn mapping_of(line: &[u8]) -> Option<Mapping> {
-    let mut fields = line.splitn(6, |&byte| byte == b' ');
-    let mut bounds = fields.next()?.split(|&byte| byte == b'-');
-    let (start, end) = (hexadecimal(bounds.next()?)?, hexadecimal(bounds.next()?)?);
-    let readable = fields.next()?.first() == Some(&b'r');
-    let file_offset = hexadecimal(fields.next()?)?;
-    let path = fields.nth(2).unwrap_or_default().trim_ascii_start().to_vec();
-    Some(Mapping { start, end, readable, file_offset, path })
-}
-
-fn hexadecimal(digits: &[u8]) -> Option<usize> {
-    usize::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 /// An ELF header and its program headers, in memory.

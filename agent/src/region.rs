@@ -7,7 +7,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
-use crate::{signals, sys};
+use crate::{lookaside, signals, sys};
 
 /// How the front was made, which decides what disarming means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -281,6 +281,7 @@ impl Guard {
         if left.is_some() && right.is_some() && TABLE.count.load(Ordering::Relaxed) == CAPACITY {
             return false;
         }
+        lookaside::clear(self, start, end);
         self.change(|entries, count| match (left, right) {
             (Some(left), Some(right)) => {
                 entries.copy_within(index + 1..*count, index + 2);

@@ -98,6 +98,11 @@ fn kernel_action(signal: c_int, new: Option<&Action>, old: Option<&mut Action>) 
     unsafe { sys::syscall6(libc::SYS_rt_sigaction, signal as usize, new, old, 8, 0, 0) };
 }
 
+/// Sets the kernel's action for any signal.
+pub fn set_action(signal: c_int, action: &Action) {
+    kernel_action(signal, Some(action), None);
+}
+
 /// The program's action for one of [`SIGNALS`]; replaced if there is a new one. Returns the one before.
 pub fn program_action(signal: c_int, new: Option<Action>) -> Action {
     with_action(signal, |action| {

@@ -75,11 +75,11 @@ pub fn begin(frame: &mut Frame, site: Option<&Site>, touched: usize, logging: bo
     guard.keep();
     // SAFETY: we hold the lock, and OWNER is nobody.
     let step = unsafe { &mut *CURRENT.0.get() };
-    step.pc = frame.pc();
+    step.pc = site.map_or(frame.pc(), |site| site.pc);
     step.mask = frame.mask();
     step.trap_flag = frame.flags() & TRAP_FLAG;
     step.logging = logging;
-    step.time_ns = sys::monotonic_ns();
+    step.time_ns = thread::current().map_or_else(sys::monotonic_ns, |thread| thread.log.clock.now());
     (step.bytes, step.length) = site.map_or_else(|| fetch(frame.pc()), |site| (site.bytes, site.length));
     step.operand = site.and_then(|site| site.operand_address(frame)).unwrap_or(0);
     step.width = site.map_or(0, |site| site.width);

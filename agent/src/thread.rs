@@ -9,6 +9,9 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use crate::arch::{self, Registers};
 use crate::arena::{self, Segment};
+use crate::clock::Clock;
+use crate::held::Held;
+use crate::layout::{ROW_SIZE, ROWS_PER_SEGMENT};
 use crate::{capture, process, sys};
 
 global_asm!(
@@ -27,23 +30,63 @@ pub struct Fault {
     pub address: usize,
 }
 
+/// What the code of patched sites works on: arch/x86_64/log.rs names its fields by their offsets. All zeros mean that
+/// there is no room, and are what a forked child finds (MADV_WIPEONFORK), whose rows must not go to its parent's segment.
+#[repr(C)]
+pub struct Log {
+    /// Address of the next free row in the segment.
+    pub next_row: usize,
+    /// Address of the segment's count of published rows.
+    pub published: usize,
+    /// Free rows in the segment.
+    pub left: u32,
+    /// Time-stamp counter at the start of the access under way.
+    pub began: u64,
+    pub clock: Clock,
+}
+
 #[repr(C, align(64))]
 pub struct Thread {
+    pub log: Log,
     /// Operands run through here; aligned like the address they stand for, so twice the widest access.
     pub buffer: [u8; 128],
     pub pid: i32,
     pub tid: i32,
     pub stream_id: u32,
     pub segment: Option<Segment>,
-    /// Rows used in the segment.
-    pub used: u32,
-    pub next_seq: u64,
+    /// Sequence number of the first row in the segment; without a segment, of the next row.
+    pub first_seq: u64,
     pub fault: Fault,
     /// What run() is running with; null while it is not running.
     pub registers: *const Registers,
+    /// A signal that waits until the thread has left a thunk.
+    pub held: Option<Held>,
     /// Room for a copy of the vector state (see vector.rs).
     pub vector_copy: *mut u8,
     next: *mut Thread,
+}
+
+impl Thread {
+    /// Rows used in the segment.
+    pub fn used(&self) -> usize {
+        if self.segment.is_some() { ROWS_PER_SEGMENT - self.log.left as usize } else { 0 }
+    }
+
+    /// Sequence number of the next row.
+    pub fn next_seq(&self) -> u64 {
+        self.first_seq + self.used() as u64
+    }
+
+    /// From here on rows go to this segment. Returns the one before.
+    pub fn move_to(&mut self, segment: Option<Segment>) -> Option<Segment> {
+        self.first_seq = self.next_seq();
+        self.log.left = if segment.is_some() { ROWS_PER_SEGMENT as u32 } else { 0 };
+        if let Some(segment) = segment {
+            self.log.next_row = segment.address() + ROW_SIZE;
+            self.log.published = segment.published().as_ptr() as usize;
+        }
+        core::mem::replace(&mut self.segment, segment)
+    }
 }
 
 static ALL: AtomicPtr<Thread> = AtomicPtr::new(null_mut());
@@ -104,20 +147,32 @@ pub fn current() -> Option<&'static mut Thread> {
             let thread = &mut **slot;
             (thread.pid, thread.tid) = (sys::getpid(), sys::gettid());
             thread.stream_id = arena::next_stream_id();
-            (thread.segment, thread.used, thread.next_seq) = (None, 0, 0);
+            (thread.segment, thread.first_seq) = (None, 0);
+            thread.log.left = 0;
             process::announce(thread);
         }
         Some(&mut **slot)
     }
 }
 
+/// The same if it has been made, and is not a forking parent's.
+pub fn existing() -> Option<&'static mut Thread> {
+    process::notice_fork();
+    // SAFETY: as in current().
+    unsafe { (*slot()).as_mut() }
+}
+
 fn create() -> Option<*mut Thread> {
-    const RECORD: usize = size_of::<Thread>().next_multiple_of(64);
+    // Whole pages: see Log.
+    const RECORD: usize = size_of::<Thread>().next_multiple_of(4096);
     let memory = sys::anonymous((RECORD + arch::vector_state_size()).next_multiple_of(4096))?;
     let thread = memory.cast::<Thread>();
-    // SAFETY: fresh zeroed memory, page-aligned; all-zero is a valid Thread but for the Option, written here.
+    // SAFETY: our own fresh memory; it changes what a forked child finds in it.
+    unsafe { sys::syscall3(libc::SYS_madvise, memory as usize, RECORD, libc::MADV_WIPEONFORK as usize) };
+    // SAFETY: fresh zeroed memory, page-aligned; all-zero is a valid Thread but for the Options, written here.
     unsafe {
         (&raw mut (*thread).segment).write(None);
+        (&raw mut (*thread).held).write(None);
         (*thread).vector_copy = memory.add(RECORD);
     }
     let mut head = ALL.load(Ordering::Acquire);

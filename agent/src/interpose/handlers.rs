@@ -8,7 +8,7 @@ use libc::{SA_RESETHAND, SA_RESTART, SIG_ERR, c_int, sigaction as Sigaction, sig
 use super::Real;
 use super::masks::{kernel_set, set_kernel_set};
 use crate::signals::{self, Action, OURS, SIGNALS, bit};
-use crate::{arch, region};
+use crate::{arch, region, wrapped};
 
 static SIGACTION: Real = Real::new(c"sigaction");
 
@@ -56,7 +56,7 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Sigaction, old: *m
             return 0;
         }
     }
-    let before = stripped(signal);
+    let (before, own) = (stripped(signal), wrapped::own(signal));
     // SAFETY: the caller's promise: each is null or valid. libc writes to `old` before we do.
     unsafe {
         let mut stripped = MaybeUninit::<Sigaction>::uninit();
@@ -64,6 +64,7 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Sigaction, old: *m
         if !new.is_null() && !is_ours(signal) {
             let changed = stripped.write(*new);
             set_kernel_set(&mut changed.sa_mask, kernel_set(&(*new).sa_mask) & !OURS);
+            (changed.sa_sigaction, changed.sa_flags) = wrapped::wrap(signal, changed.sa_sigaction, changed.sa_flags);
             passed = stripped.as_ptr();
         }
         let ret = real(signal, passed, old);
@@ -73,6 +74,7 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Sigaction, old: *m
             }
             if !old.is_null() {
                 set_kernel_set(&mut (*old).sa_mask, kernel_set(&(*old).sa_mask) | before);
+                ((*old).sa_sigaction, (*old).sa_flags) = wrapped::unwrap(own, (*old).sa_sigaction, (*old).sa_flags);
             }
         }
         ret

@@ -12,8 +12,9 @@ use super::frame::TRAP_FLAG;
 use super::run::Registers;
 use super::site::{self, Class};
 use crate::fault::allows;
+use crate::patch::Patch;
 use crate::thread::Thread;
-use crate::{arena, region};
+use crate::{arena, patch, region};
 
 use super::Frame;
 
@@ -35,6 +36,10 @@ pub fn go_on(thread: &mut Thread, frame: &mut Frame, accessed: usize) {
             return;
         }
         let Some(site) = site::find(pc) else { return };
+        // It needs no trap.
+        if site.patch().is_some_and(Patch::is_active) {
+            return;
+        }
         match site.class {
             Class::Plain => {
                 let mut access = Access { thread, frame, site, logging: false };
@@ -70,5 +75,9 @@ fn touch(thread: &mut Thread, frame: &mut Frame, site: &'static site::Site) -> b
     };
     let allowed = allows(&region, site.class != Class::Load);
     // Disabled: the program must trap once more, and find the region open.
-    allowed && arena::is_logging() && execute(thread, frame, site, &region, address, true) == Outcome::Done
+    let done = allowed && arena::is_logging() && execute(thread, frame, site, &region, address, true) == Outcome::Done;
+    if done {
+        patch::count(site);
+    }
+    done
 }

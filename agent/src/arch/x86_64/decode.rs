@@ -24,22 +24,10 @@ fn is_plain_width(width: usize) -> bool {
 
 /// The site of an instruction, without its address and bytes.
 pub fn site(instruction: &Instruction) -> Site {
-    let mut site = Site {
-        pc: 0,
-        bytes: [0; 15],
-        length: instruction.len(),
-        class: classify(instruction),
-        width: operand_width(instruction),
-        instruction: *instruction,
-        code: 0,
-        scratch: 0,
-        stack_substitute: None,
-        vector: needs_vector_state(instruction),
-        bit_offset: bit_offset(instruction),
-        target: instruction.near_branch_target() as usize,
-        condition: instruction.condition_code(),
-        flags: 0,
-    };
+    let mut site = Site::new(instruction, classify(instruction));
+    site.width = operand_width(instruction);
+    site.vector = needs_vector_state(instruction);
+    site.bit_offset = bit_offset(instruction);
     if matches!(site.class, Class::Plain | Class::Branch) {
         return site;
     }
@@ -363,7 +351,7 @@ fn same_size(like: Register, number: usize) -> Register {
 }
 
 /// `mov` with a 64-bit absolute address (moffs) as the `mov` with a register-based one.
-fn without_absolute_address(instruction: &Instruction) -> Instruction {
+pub fn without_absolute_address(instruction: &Instruction) -> Instruction {
     let (code, load) = match instruction.code() {
         Code::Mov_AL_moffs8 => (Code::Mov_r8_rm8, true),
         Code::Mov_AX_moffs16 => (Code::Mov_r16_rm16, true),

@@ -72,6 +72,7 @@ impl Access<'_, '_> {
             capture::reserve(self.thread, 2 * each);
         }
         let mut row = Row {
+            time_ns: self.thread.log.clock.now(),
             pc: self.site.pc as u64,
             map_id: region.map_id,
             offset: region.offset_of(address),

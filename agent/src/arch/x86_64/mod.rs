@@ -5,15 +5,17 @@ mod code;
 mod decode;
 pub mod exec;
 pub mod frame;
+pub mod log;
 mod run;
 pub mod site;
 mod spawn;
 mod string;
+pub mod thunk;
 mod vector;
 
 pub use code::prepare;
 pub use decode::warm_up;
 pub use frame::Frame;
-pub use run::{Registers, SA_RESTORER, recover, restorer, runs};
+pub use run::{Registers, SA_RESTORER, recover, restorer, runs, signal_entry};
 pub use spawn::spawn;
 pub use vector::{reset_control_words, vector_state_size};

@@ -219,12 +219,35 @@ global_asm!(
     "mmiotap_access_end:",
     "mmiotap_access_fault: xor eax, eax",
     "ret",
+    // A handler of the program is due: what wrapped.rs says is called in our place, on the same stack and with the same arguments.
+    "mmiotap_signal_entry:",
+    ".cfi_startproc",
+    "endbr64",
+    "push rdi",
+    ".cfi_adjust_cfa_offset 8",
+    "push rsi",
+    ".cfi_adjust_cfa_offset 8",
+    "push rdx",
+    ".cfi_adjust_cfa_offset 8",
+    "call {enter}",
+    "pop rdx",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rsi",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rdi",
+    ".cfi_adjust_cfa_offset -8",
+    "test rax, rax",
+    "jz 9f",
+    "jmp rax",
+    "9: ret",
+    ".cfi_endproc",
     // Where the kernel returns to from a signal handler. Unwinders know a signal frame by these very bytes.
     ".balign 16",
     "nop",
     "mmiotap_restorer: mov rax, 15",
     "syscall",
     ".popsection",
+    enter = sym crate::wrapped::enter,
 );
 
 unsafe extern "C" {
@@ -234,6 +257,7 @@ unsafe extern "C" {
     static mmiotap_access_end: u8;
     static mmiotap_access_fault: u8;
     static mmiotap_restorer: u8;
+    static mmiotap_signal_entry: u8;
 }
 
 /// Flag of the kernel's sigaction: it names a restorer (asm/signal.h).
@@ -242,6 +266,11 @@ pub const SA_RESTORER: u64 = 0x0400_0000;
 /// The code that ends a signal handler: the system call rt_sigreturn.
 pub fn restorer() -> usize {
     &raw const mmiotap_restorer as usize
+}
+
+/// What the kernel calls in place of the program's handlers; see wrapped.rs.
+pub fn signal_entry() -> usize {
+    &raw const mmiotap_signal_entry as usize
 }
 
 /// Moves exactly one operand from the first address to the second.

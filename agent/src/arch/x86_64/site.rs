@@ -6,12 +6,13 @@
 
 use alloc::boxed::Box;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use iced_x86::{ConditionCode, Decoder, DecoderOptions, Instruction, OpKind, Register};
 
 use super::{Frame, code, decode};
 use crate::modules;
+use crate::patch::Patch;
 
 /// What running an instruction's access takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,9 +72,44 @@ pub struct Site {
     pub condition: ConditionCode,
     /// Flags for the event's row.
     pub flags: u32,
+    /// Accesses that the agent has run here.
+    pub hits: AtomicU32,
+    /// Its thunk, when it has one; never freed.
+    patch: AtomicPtr<Patch>,
 }
 
 impl Site {
+    /// A site that has not been seen at work.
+    pub fn new(instruction: &Instruction, class: Class) -> Site {
+        Site {
+            pc: 0,
+            bytes: [0; 15],
+            length: instruction.len(),
+            class,
+            width: 0,
+            instruction: *instruction,
+            code: 0,
+            scratch: 0,
+            stack_substitute: None,
+            vector: false,
+            bit_offset: None,
+            target: instruction.near_branch_target() as usize,
+            condition: instruction.condition_code(),
+            flags: 0,
+            hits: AtomicU32::new(0),
+            patch: AtomicPtr::new(null_mut()),
+        }
+    }
+
+    pub fn patch(&self) -> Option<&'static Patch> {
+        // SAFETY: patches are never freed.
+        unsafe { self.patch.load(Ordering::Acquire).as_ref() }
+    }
+
+    pub fn set_patch(&self, patch: &'static Patch) {
+        self.patch.store((&raw const *patch).cast_mut(), Ordering::Release);
+    }
+
     /// The address of the memory operand, as the processor computes it. None: there is none that is written out, or it is
     /// many (gathers).
     pub fn operand_address(&self, frame: &Frame) -> Option<usize> {
@@ -106,9 +142,8 @@ static REPLACED: AtomicUsize = AtomicUsize::new(0);
 
 /// The site of the instruction at `pc`, which has just been executed there. None: it cannot be kept; step it.
 pub fn find(pc: usize) -> Option<&'static Site> {
-    let hash = (pc as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
     for probe in 0..PROBES {
-        let slot = &TABLE[(hash as usize + probe) % CAPACITY];
+        let slot = &TABLE[place(pc, probe)];
         let old = slot.load(Ordering::Acquire);
         // SAFETY: sites are never freed.
         if let Some(site) = unsafe { old.as_ref() } {
@@ -137,10 +172,24 @@ pub fn find(pc: usize) -> Option<&'static Site> {
     None
 }
 
+/// The site that was last seen at `pc`, whatever is there now.
+pub fn known(pc: usize) -> Option<&'static Site> {
+    (0..PROBES).find_map(|probe| {
+        // SAFETY: sites are never freed.
+        let site = unsafe { TABLE[place(pc, probe)].load(Ordering::Acquire).as_ref() };
+        site.filter(|site| site.pc == pc)
+    })
+}
+
+fn place(pc: usize, probe: usize) -> usize {
+    let hash = (pc as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48;
+    (hash as usize + probe) % CAPACITY
+}
+
 fn same_bytes(site: &Site) -> bool {
     // SAFETY: the processor has just fetched these bytes.
     let now = unsafe { core::slice::from_raw_parts(site.pc as *const u8, site.length) };
-    now == &site.bytes[..site.length]
+    now == &site.bytes[..site.length] || site.patch().is_some_and(|patch| patch.explains(now))
 }
 
 #[cold]

@@ -246,6 +246,7 @@ fn transfer(access: &mut Access, kind: u8, side: &Side, slot: usize) -> Result<u
     // Room first: the time stamp comes after any waiting. Without room, write() counts the event as lost.
     capture::reserve(access.thread, 1);
     let mut row = Row {
+        time_ns: access.thread.log.clock.now(),
         pc: access.site.pc as u64,
         map_id: region.map_id,
         offset: region.offset_of(side.address),
@@ -509,14 +510,14 @@ mod tests {
     /// kind, offset, value, width of the rows that `work` writes.
     fn rows(thread: &mut Thread, work: impl FnOnce(&mut Thread)) -> Vec<(u8, u64, u64, u16)> {
         assert!(capture::reserve(thread, 16));
-        let first = thread.used as usize;
+        let first = thread.used();
         work(thread);
         let segment = thread.segment.unwrap().address();
         let read = |row: usize, field: usize| {
             // SAFETY: a published row of this thread's segment; fields may be read as wider than they are.
             unsafe { ((segment + ROW_SIZE * (1 + row) + field) as *const u64).read_unaligned() }
         };
-        (first..thread.used as usize)
+        (first..thread.used())
             .map(|row| {
                 assert_eq!(read(row, R_FLAGS) as u32, STRING);
                 assert_eq!(read(row, R_MAP_ID) as i32, 7);

@@ -1,0 +1,203 @@
+//! What all thunks share: finding out whether an address is in a region, and writing the row of its access.
+//!
+//! Assembly, because it runs between two instructions of the program: it uses the registers that a thunk has saved, and the
+//! stack, and nothing else; no vector register above all. It does what `exec.rs` and `capture.rs` do for a trap, in the same
+//! order: room, time, access, row, publishing. Where it cannot (no room, no entry for the page, a clock that must be set right,
+//! recording disabled) the access is left to trap.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+use crate::layout::*;
+use crate::lookaside;
+use crate::thread::{Log, Thread};
+
+/// What a thunk says of its site; part of its code.
+#[repr(C)]
+pub struct Descriptor {
+    pub pc: u64,
+    pub width: u32,
+    pub flags: u32,
+    pub kind: u32,
+    /// Rights that the mapping must have, PROT_ bits.
+    pub rights: u32,
+}
+
+const _: () = assert!(offset_of!(Thread, log) == 0 && size_of::<Log>() == 64 && offset_of!(Log, clock) == 32);
+
+global_asm!(
+    ".pushsection .text",
+    ".balign 64",
+    "mmiotap_log:",
+    // In: rdi address, rsi descriptor. Out: carry clear, rdi address in the alias, r8 the thread, r9 its next row, filled but for
+    // value and duration; carry set: nothing can be done. Changes rax, rcx, rdx.
+    "mmiotap_enter:",
+    ".cfi_startproc",
+    "mov rax, rdi",
+    "shr rax, 12",
+    "mov ecx, eax",
+    "and ecx, {last_entry}",
+    "shl ecx, 5",
+    "lea rdx, [rip + {table}]",
+    "add rdx, rcx",
+    "cmp [rdx], rax",
+    "jne 9f",
+    // All of the operand in that page, and the rights it takes.
+    "mov ecx, edi",
+    "and ecx, 4095",
+    "add ecx, [rsi + 8]",
+    "cmp ecx, 4096",
+    "ja 9f",
+    "mov ecx, [rsi + 20]",
+    "and ecx, [rdx + 28]",
+    "cmp ecx, [rsi + 20]",
+    "jne 9f",
+    // Room for two rows, in a recording that goes on.
+    "mov r8, [rip + mmiotap_thread@GOTTPOFF]",
+    "mov r8, fs:[r8]",
+    "test r8, r8",
+    "jz 9f",
+    "cmp dword ptr [r8 + 16], 2",
+    "jb 9f",
+    "mov rax, [rip + {arena}]",
+    "cmp dword ptr [rax + {enabled}], 0",
+    "je 9f",
+    "cmp dword ptr [rax + {closed}], 0",
+    "jne 9f",
+    "mov r9, [r8]",
+    "mov rax, [rdx + 16]",
+    "add rax, rdi",
+    "mov [r9 + {offset}], rax",
+    "mov eax, [rdx + 24]",
+    "mov [r9 + {map_id}], eax",
+    "add rdi, [rdx + 8]",
+    "rdtscp",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "mov [r8 + 24], rax",
+    "sub rax, [r8 + 32]",
+    "cmp rax, [r8 + 56]",
+    "jae 9f",
+    "imul rax, [r8 + 48]",
+    "shr rax, 32",
+    "add rax, [r8 + 40]",
+    "mov [r9 + {time}], rax",
+    // The processor's number is the low 12 bits of TSC_AUX (Linux, arch/x86/include/asm/segment.h, VDSO_CPUNODE_BITS).
+    "and ecx, 4095",
+    "shl ecx, 16",
+    "or ecx, [rsi + 8]",
+    "mov [r9 + {width}], ecx",
+    "mov rax, [rsi]",
+    "mov [r9 + {pc}], rax",
+    "mov eax, [rsi + 12]",
+    "mov [r9 + {flags}], eax",
+    "mov dword ptr [r9 + {duration}], -1",
+    "mov eax, [rsi + 16]",
+    "mov [r9 + {kind}], rax",
+    "mov qword ptr [r9 + {kind} + 8], 0",
+    "clc",
+    "ret",
+    "9: stc",
+    "ret",
+    // In: rax value, r8 thread, r9 row. Publishes the row. Changes rax, rdx.
+    "mmiotap_leave:",
+    "mov [r9 + {value}], rax",
+    "mmiotap_publish:",
+    "add r9, {row_size}",
+    "mov [r8], r9",
+    "mov eax, [r8 + 16]",
+    "dec eax",
+    "mov [r8 + 16], eax",
+    "mov edx, {rows}",
+    "sub edx, eax",
+    "mov rax, [r8 + 8]",
+    "mov [rax], edx",
+    "ret",
+    // As leave, behind the access; writes how long it took. rdi must be free.
+    "mmiotap_leave_timed:",
+    "mov [r9 + {value}], rax",
+    "rdtscp",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "sub rax, [r8 + 24]",
+    // Seconds, when the thread was not running: the most that the column can say.
+    "mov edx, -2",
+    "cmp rax, rdx",
+    "cmova rax, rdx",
+    "imul rax, [r8 + 48]",
+    "shr rax, 32",
+    "mov [r9 + {duration}], eax",
+    "jmp mmiotap_publish",
+    // The second half of a read-modify-write. In: rax the value read, rdx the one written, r8 thread, r9 row. Both rows.
+    "mmiotap_leave_both:",
+    "mov [r9 + {value}], rax",
+    "mov [r9 + {row_size} + {value}], rdx",
+    "mov rax, [r9 + {time}]",
+    "mov [r9 + {row_size} + {time}], rax",
+    "mov rax, [r9 + {offset}]",
+    "mov [r9 + {row_size} + {offset}], rax",
+    "mov rax, [r9 + {pc}]",
+    "mov [r9 + {row_size} + {pc}], rax",
+    "mov rax, [r9 + {flags}]",
+    "mov [r9 + {row_size} + {flags}], rax",
+    "mov rax, [r9 + {duration}]",
+    "mov [r9 + {row_size} + {duration}], rax",
+    "mov qword ptr [r9 + {row_size} + {kind}], {write}",
+    "mov qword ptr [r9 + {row_size} + {kind} + 8], 0",
+    "add r9, {row_size}",
+    "mov eax, [r8 + 16]",
+    "dec eax",
+    "mov [r8 + 16], eax",
+    "jmp mmiotap_publish",
+    ".cfi_endproc",
+    "mmiotap_log_end:",
+    ".popsection",
+    table = sym lookaside::TABLE,
+    arena = sym crate::arena::BASE,
+    last_entry = const lookaside::ENTRIES - 1,
+    enabled = const H_ENABLED,
+    closed = const H_CLOSED,
+    rows = const ROWS_PER_SEGMENT,
+    row_size = const ROW_SIZE,
+    time = const R_TIME_NS,
+    value = const R_VALUE,
+    offset = const R_OFFSET,
+    pc = const R_PC,
+    flags = const R_FLAGS,
+    map_id = const R_MAP_ID,
+    duration = const R_DURATION_NS,
+    width = const R_WIDTH,
+    kind = const R_KIND,
+    write = const WRITE as usize,
+);
+
+// width and processor, flags and map id, duration and both, kind and what follows are moved together.
+const _: () = assert!(R_CPU == R_WIDTH + 2 && R_MAP_ID == R_FLAGS + 4 && R_WIDTH == R_DURATION_NS + 4);
+const _: () = assert!(R_KIND + 16 == ROW_SIZE && lookaside::PAGE == 4096 && size_of::<lookaside::Entry>() == 32);
+
+unsafe extern "C" {
+    static mmiotap_log: u8;
+    static mmiotap_log_end: u8;
+    static mmiotap_enter: u8;
+    static mmiotap_leave: u8;
+    static mmiotap_leave_timed: u8;
+    static mmiotap_leave_both: u8;
+}
+
+/// Addresses of the routines.
+pub fn enter() -> usize {
+    &raw const mmiotap_enter as usize
+}
+
+pub fn leave(timed: bool) -> usize {
+    if timed { &raw const mmiotap_leave_timed as usize } else { &raw const mmiotap_leave as usize }
+}
+
+pub fn leave_both() -> usize {
+    &raw const mmiotap_leave_both as usize
+}
+
+/// Is this address in the code here, which runs as a part of some thunk?
+pub fn contains(pc: usize) -> bool {
+    (&raw const mmiotap_log as usize..&raw const mmiotap_log_end as usize).contains(&pc)
+}

@@ -1,0 +1,361 @@
+//! Thunks: what a patched site jumps to. The site's own instruction, made on the alias, with its row written around it.
+//!
+//! A thunk leaves the red zone alone, keeps registers and flags in a frame below it, and changes no vector register. Its
+//! parts, in order:
+//!
+//! - a store runs on a copy of its operand in the frame, which tells the value;
+//! - registers and flags are kept, and [`log`](super::log) looks at the address: no region there, or nothing that could be logged,
+//!   and the thread goes to the part *outside*: everything as it was, and the original instruction, which traps if it must;
+//! - the *access*: one load or store of exactly the operand's width;
+//! - the row is published, registers and flags come back, and a load's instruction runs on the copy in the frame;
+//! - a read-modify-write loads, runs on the copy, and stores, as the processor does without a lock.
+//!
+//! If the access itself faults, [`Thunk::leave`] puts the thread back before the site with nothing done, and the trap's way takes over.
+
+use alloc::vec::Vec;
+use iced_x86::{Code, Encoder, Instruction, MemoryOperand, OpKind, Register};
+
+use super::decode::without_absolute_address;
+use super::frame::{DIRECTION_FLAG, RAX, RCX, RDI, RDX, RSI, RSP, STATUS_FLAGS};
+use super::site::{Class, Site};
+use super::{Frame, log};
+use crate::layout::{PATCHED, READ, WRITE};
+
+/// The frame: below the red zone of 128 bytes (System V ABI, 3.2.2) another 128.
+const FRAME: i32 = 256;
+/// In the frame: the operand's copy, what a read-modify-write needs again, and the registers.
+const COPY: i32 = 0;
+const ALIAS: i32 = 0x20;
+const THREAD: i32 = 0x28;
+const ROW: i32 = 0x30;
+const REGISTERS: i32 = 0x40;
+const FLAGS: i32 = 0x78;
+/// What the shared code changes.
+const KEPT: [usize; 7] = [RAX, RCX, RDX, RSI, RDI, 8, 9];
+
+/// The most bytes that a thunk takes.
+pub const MOST: usize = 512;
+
+/// Where the parts of a placed thunk are.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Thunk {
+    pub start: usize,
+    pub end: usize,
+    /// The instructions that touch the alias; the second of a read-modify-write, else 0.
+    accesses: [usize; 2],
+    /// The original instruction on the copy.
+    on_copy: usize,
+    /// The original instruction as it is.
+    pub outside: usize,
+}
+
+/// Can this site have a thunk?
+pub fn is_possible(site: &Site) -> bool {
+    let instruction = &site.instruction;
+    let uses_stack = |register: Register| register.is_gpr() && register.full_register() == Register::RSP;
+    matches!(site.class, Class::Load | Class::Store | Class::Modify)
+        && matches!(site.width, 1 | 2 | 4 | 8)
+        && site.bit_offset.is_none()
+        && !matches!(instruction.segment_prefix(), Register::FS | Register::GS)
+        && !uses_stack(instruction.memory_base())
+        && !(0..instruction.op_count())
+            .any(|op| instruction.op_kind(op) == OpKind::Register && uses_stack(instruction.op_register(op)))
+        && !(site.class == Class::Modify && site.vector)
+}
+
+/// Can thunks tell the time? They need rdtscp (CPUID 0x80000001, edx bit 27).
+pub fn has_clock() -> bool {
+    const LEAF: u32 = 0x8000_0001;
+    // SAFETY: every x86-64 processor has the instruction and this leaf.
+    #[allow(unused_unsafe)] // __cpuid was unsafe to call in older Rust
+    unsafe {
+        core::arch::x86_64::__cpuid(LEAF).edx & (1 << 27) != 0
+    }
+}
+
+/// The code of a site's thunk for this address. None: it cannot be encoded there.
+pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk)> {
+    let mut code = Assembler { bytes: Vec::with_capacity(MOST), start, thunk: Thunk { start, ..Thunk::default() } };
+    let on_copy = on_copy(&site.instruction);
+    code.lea_rsp(-FRAME);
+    if site.class == Class::Store {
+        code.thunk.on_copy = code.here();
+        code.instruction(&on_copy)?;
+    }
+    code.move_stack(STORE, RDI, kept_at(RDI));
+    code.operand_address(&site.instruction)?;
+    code.keep();
+    let descriptor = code.lea_rsi();
+    let enter = code.call();
+    let outside = code.jump_if_carry();
+    let mut calls = alloc::vec![(enter, log::enter())];
+    match site.class {
+        Class::Load => {
+            code.thunk.accesses[0] = code.here();
+            code.load_rax_from_rdi(site.width);
+            code.move_stack(STORE, RAX, COPY);
+            calls.push((code.call(), log::leave(timed)));
+            code.bring_back();
+            code.thunk.on_copy = code.here();
+            code.instruction(&on_copy)?;
+        }
+        Class::Store => {
+            code.load_copy(RAX, site.width);
+            code.thunk.accesses[0] = code.here();
+            code.store_rax_to_rdi(site);
+            calls.push((code.call(), log::leave(timed)));
+            code.bring_back();
+        }
+        _ => {
+            code.thunk.accesses[0] = code.here();
+            code.load_rax_from_rdi(site.width);
+            code.move_stack(STORE, RAX, COPY);
+            // The value, for leave_both.
+            code.move_stack(STORE, RAX, COPY + 8);
+            code.move_stack(STORE, RDI, ALIAS);
+            code.move_stack(STORE, 8, THREAD);
+            code.move_stack(STORE, 9, ROW);
+            code.bring_back();
+            code.thunk.on_copy = code.here();
+            code.instruction(&on_copy)?;
+            code.keep_again();
+            code.move_stack(LOAD, RDI, ALIAS);
+            code.move_stack(LOAD, 8, THREAD);
+            code.move_stack(LOAD, 9, ROW);
+            code.load_copy(RAX, site.width);
+            code.thunk.accesses[1] = code.here();
+            code.store_rax_to_rdi(site);
+            code.push_bytes(&[0x48, 0x89, 0xc2]); // mov rdx, rax
+            code.move_stack(LOAD, RAX, COPY + 8);
+            calls.push((code.call(), log::leave_both()));
+            code.bring_back();
+        }
+    }
+    code.lea_rsp(FRAME);
+    code.jump(site.pc + site.length)?;
+    code.set_relative(outside, code.here())?;
+    code.bring_back();
+    code.lea_rsp(FRAME);
+    code.thunk.outside = code.here();
+    code.instruction(&site.instruction)?;
+    code.jump(site.pc + site.length)?;
+    // What the calls and the shared code read.
+    for (at, target) in calls {
+        code.set_relative(at, code.here())?;
+        code.push_bytes(&(target as u64).to_le_bytes());
+    }
+    code.set_relative(descriptor, code.here())?;
+    code.descriptor(site);
+    code.thunk.end = code.here();
+    (code.bytes.len() <= MOST).then_some((code.bytes, code.thunk))
+}
+
+impl Thunk {
+    /// The thread has faulted in this thunk: puts it before the site, with the registers it had there. Returns whether the
+    /// address of the fault is one in the alias. None: not at an instruction that can fault.
+    pub fn leave(&self, frame: &mut Frame, site: usize) -> Option<bool> {
+        let pc = frame.pc();
+        let stack = frame.general(RSP) as usize;
+        if pc != self.outside {
+            if self.accesses.contains(&pc) {
+                for register in KEPT {
+                    frame.set_general(register, read(stack + kept_at(register) as usize));
+                }
+                let kept = read(stack + FLAGS as usize);
+                // lahf put the flags but the overflow flag into ah, seto that into al.
+                let changed = STATUS_FLAGS & !DIRECTION_FLAG;
+                frame.set_flags(frame.flags() & !changed | (kept >> 8 | (kept & 1) << 11) & changed);
+            } else if pc != self.on_copy {
+                return None;
+            }
+            frame.set_general(RSP, (stack + FRAME as usize) as u64);
+        }
+        frame.set_pc(site);
+        Some(self.accesses.contains(&pc))
+    }
+}
+
+fn read(address: usize) -> u64 {
+    // SAFETY: the thunk's frame on this thread's stack.
+    unsafe { (address as *const u64).read() }
+}
+
+fn kept_at(register: usize) -> i32 {
+    let index = KEPT.iter().position(|&kept| kept == register).unwrap_or(0);
+    REGISTERS + 8 * index as i32
+}
+
+/// The instruction with the copy in the frame as its operand.
+fn on_copy(original: &Instruction) -> Instruction {
+    let mut instruction = without_absolute_address(original);
+    instruction.set_memory_base(Register::RSP);
+    instruction.set_memory_index(Register::None);
+    instruction.set_memory_index_scale(1);
+    instruction.set_memory_displacement64(COPY as u64);
+    instruction.set_memory_displ_size(0);
+    instruction.set_segment_prefix(Register::None);
+    instruction
+}
+
+const STORE: u8 = 0x89;
+const LOAD: u8 = 0x8b;
+
+struct Assembler {
+    bytes: Vec<u8>,
+    start: usize,
+    thunk: Thunk,
+}
+
+/// The place of a 32-bit displacement that is not known yet.
+type Later = usize;
+
+impl Assembler {
+    fn here(&self) -> usize {
+        self.start + self.bytes.len()
+    }
+
+    fn push_bytes(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn instruction(&mut self, instruction: &Instruction) -> Option<()> {
+        let mut encoder = Encoder::try_new(64).ok()?;
+        encoder.set_buffer(Vec::with_capacity(16));
+        encoder.encode(instruction, self.here() as u64).ok()?;
+        self.bytes.extend_from_slice(&encoder.take_buffer());
+        Some(())
+    }
+
+    /// lea rsp, [rsp + by]: leaves the flags alone.
+    fn lea_rsp(&mut self, by: i32) {
+        self.push_bytes(&[0x48, 0x8d, 0xa4, 0x24]);
+        self.push_bytes(&by.to_le_bytes());
+    }
+
+    /// mov between a register and [rsp + offset].
+    fn move_stack(&mut self, opcode: u8, register: usize, offset: i32) {
+        let rex = 0x48 | if register >= 8 { 4 } else { 0 };
+        self.push_bytes(&[rex, opcode, 0x44 | (register as u8 & 7) << 3, 0x24, offset as u8]);
+    }
+
+    /// rdi = the address of the operand.
+    fn operand_address(&mut self, original: &Instruction) -> Option<()> {
+        let (base, index) = (original.memory_base(), original.memory_index());
+        if base == Register::None && index == Register::None {
+            self.push_bytes(&[0x48, 0xbf]);
+            self.push_bytes(&original.memory_displacement64().to_le_bytes());
+            return Some(());
+        }
+        let memory = MemoryOperand::new(
+            base,
+            index,
+            original.memory_index_scale(),
+            original.memory_displacement64() as i64,
+            original.memory_displ_size(),
+            false,
+            Register::None,
+        );
+        self.instruction(&Instruction::with2(Code::Lea_r64_m, Register::RDI, memory).ok()?)
+    }
+
+    /// Keeps registers (rdi is kept already) and flags.
+    fn keep(&mut self) {
+        KEPT.into_iter().filter(|&register| register != RDI).for_each(|register| self.move_stack(STORE, register, kept_at(register)));
+        self.push_bytes(&[0x9f, 0x0f, 0x90, 0xc0]); // lahf; seto al
+        self.move_stack(STORE, RAX, FLAGS);
+    }
+
+    /// The same, all of it.
+    fn keep_again(&mut self) {
+        self.move_stack(STORE, RDI, kept_at(RDI));
+        self.keep();
+    }
+
+    fn bring_back(&mut self) {
+        self.move_stack(LOAD, RAX, FLAGS);
+        self.push_bytes(&[0x04, 0x7f, 0x9e]); // add al, 127: overflows if al is 1; sahf
+        KEPT.into_iter().for_each(|register| self.move_stack(LOAD, register, kept_at(register)));
+    }
+
+    /// lea rsi, [rip + …]
+    fn lea_rsi(&mut self) -> Later {
+        self.push_bytes(&[0x48, 0x8d, 0x35, 0, 0, 0, 0]);
+        self.bytes.len() - 4
+    }
+
+    /// call [rip + …]
+    fn call(&mut self) -> Later {
+        self.push_bytes(&[0xff, 0x15, 0, 0, 0, 0]);
+        self.bytes.len() - 4
+    }
+
+    fn jump_if_carry(&mut self) -> Later {
+        self.push_bytes(&[0x0f, 0x82, 0, 0, 0, 0]);
+        self.bytes.len() - 4
+    }
+
+    fn jump(&mut self, target: usize) -> Option<()> {
+        self.push_bytes(&[0xe9, 0, 0, 0, 0]);
+        self.set_relative(self.bytes.len() - 4, target)
+    }
+
+    fn set_relative(&mut self, at: Later, target: usize) -> Option<()> {
+        let from = self.start + at + 4;
+        let distance = i32::try_from(target.wrapping_sub(from) as isize).ok()?;
+        self.bytes[at..at + 4].copy_from_slice(&distance.to_le_bytes());
+        Some(())
+    }
+
+    /// rax = [rdi], the rest zero: the access of a load.
+    fn load_rax_from_rdi(&mut self, width: usize) {
+        self.push_bytes(match width {
+            1 => &[0x0f, 0xb6, 0x07],
+            2 => &[0x0f, 0xb7, 0x07],
+            4 => &[0x8b, 0x07],
+            _ => &[0x48, 0x8b, 0x07],
+        });
+    }
+
+    /// [rdi] = rax: the access of a store, past the caches where the instruction goes past them.
+    fn store_rax_to_rdi(&mut self, site: &Site) {
+        let passes_caches = site.flags & crate::layout::NONTEMPORAL != 0;
+        self.push_bytes(match (site.width, passes_caches) {
+            (1, _) => &[0x88, 0x07],
+            (2, _) => &[0x66, 0x89, 0x07],
+            (4, false) => &[0x89, 0x07],
+            (4, true) => &[0x0f, 0xc3, 0x07],
+            (_, false) => &[0x48, 0x89, 0x07],
+            (_, true) => &[0x48, 0x0f, 0xc3, 0x07],
+        });
+    }
+
+    /// A register = the copy in the frame, the rest zero.
+    fn load_copy(&mut self, register: usize, width: usize) {
+        let operand = 0x44 | (register as u8 & 7) << 3;
+        match width {
+            1 => self.push_bytes(&[0x0f, 0xb6, operand, 0x24, COPY as u8]),
+            2 => self.push_bytes(&[0x0f, 0xb7, operand, 0x24, COPY as u8]),
+            4 => self.push_bytes(&[0x8b, operand, 0x24, COPY as u8]),
+            _ => self.push_bytes(&[0x48, 0x8b, operand, 0x24, COPY as u8]),
+        }
+    }
+
+    fn descriptor(&mut self, site: &Site) {
+        let kind = if site.class == Class::Store { WRITE } else { READ };
+        let rights = match site.class {
+            Class::Load => libc::PROT_READ,
+            Class::Store => libc::PROT_WRITE,
+            _ => libc::PROT_READ | libc::PROT_WRITE,
+        };
+        let descriptor = log::Descriptor {
+            pc: site.pc as u64,
+            width: site.width as u32,
+            flags: site.flags | PATCHED,
+            kind: u32::from(kind),
+            rights: rights as u32,
+        };
+        // SAFETY: plain words without padding.
+        let bytes: [u8; size_of::<log::Descriptor>()] = unsafe { core::mem::transmute(descriptor) };
+        self.push_bytes(&bytes);
+    }
+}

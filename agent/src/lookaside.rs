@@ -1,0 +1,77 @@
+//! Pages of regions as patched sites look them up: a small table in place of the walk through [`region`](crate::region).
+//!
+//! A page gets its entry when an access to it has trapped. Entries are made and cleared under the region lock and read by code
+//! of patched sites without one. Invariant: an entry changes only from empty to a page and back to empty; back only when the
+//! page's front is no longer armed, or no longer there. So whoever has found its page in an entry may go by the rest of it.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::region::{Guard, Region};
+
+pub const PAGE: usize = 4096;
+/// A power of two.
+pub const ENTRIES: usize = 4096;
+
+/// 32 bytes, whose fields arch/x86_64/log.rs names by their offsets.
+#[repr(C)]
+pub struct Entry {
+    /// Number of the front's page; 0: empty.
+    page: AtomicUsize,
+    /// Address in the alias, less that in the front.
+    delta: usize,
+    /// Offset in the mapping, less the address in the front.
+    offset: u64,
+    map_id: i32,
+    /// The rights the program gave the mapping.
+    prot: i32,
+}
+
+#[repr(C, align(64))]
+pub struct Table(UnsafeCell<[Entry; ENTRIES]>);
+
+// SAFETY: see the invariant; the page number is written last and cleared first.
+unsafe impl Sync for Table {}
+
+pub static TABLE: Table = Table(UnsafeCell::new(
+    [const { Entry { page: AtomicUsize::new(0), delta: 0, offset: 0, map_id: 0, prot: 0 } }; ENTRIES],
+));
+
+fn entry(page: usize) -> *mut Entry {
+    // SAFETY: inside the table.
+    unsafe { TABLE.0.get().cast::<Entry>().add(page % ENTRIES) }
+}
+
+/// Lets patched sites find the page of this address, unless another page has its place.
+pub fn insert(_lock: &Guard, region: &Region, address: usize) {
+    let page = address / PAGE;
+    let entry = entry(page);
+    // SAFETY: under the lock; an empty entry's fields are read by nobody.
+    unsafe {
+        if (*entry).page.load(Ordering::Relaxed) != 0 || !region.holds(page * PAGE, PAGE) {
+            return;
+        }
+        (*entry).delta = region.delta;
+        (*entry).offset = region.map_offset.wrapping_sub(region.start as u64);
+        (*entry).map_id = region.map_id;
+        (*entry).prot = region.prot;
+        (*entry).page.store(page, Ordering::Release);
+    }
+}
+
+/// Is the page of this address to be found?
+pub fn holds(address: usize) -> bool {
+    // SAFETY: an atomic in the table.
+    unsafe { (*entry(address / PAGE)).page.load(Ordering::Relaxed) == address / PAGE }
+}
+
+/// Forgets the pages in a range: accesses to them trap, if the front is armed.
+pub fn clear(_lock: &Guard, start: usize, end: usize) {
+    for index in 0..ENTRIES {
+        // SAFETY: an atomic in the table.
+        let page = unsafe { &(*entry(index)).page };
+        if (start / PAGE..end.div_ceil(PAGE)).contains(&page.load(Ordering::Relaxed)) {
+            page.store(0, Ordering::Release);
+        }
+    }
+}

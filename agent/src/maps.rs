@@ -1,0 +1,63 @@
+//! What lies where in this process: /proc/self/maps.
+
+use alloc::vec::Vec;
+
+use crate::sys;
+
+/// A line of /proc/self/maps.
+pub struct Mapping {
+    pub start: usize,
+    pub end: usize,
+    pub readable: bool,
+    pub file_offset: usize,
+    pub path: Vec<u8>,
+}
+
+/// Calls `visit` with each mapping, in order of address, until it returns false.
+pub fn each(mut visit: impl FnMut(Mapping) -> bool) {
+    each_line(|line| mapping_of(line).is_none_or(&mut visit));
+}
+
+/// Calls `visit` with each line, without its newline, until it returns false.
+fn each_line(mut visit: impl FnMut(&[u8]) -> bool) {
+    // A line is at most a path and a few numbers.
+    const SIZE: usize = 2 * 4096;
+    let file = sys::open(b"/proc/self/maps\0", libc::O_RDONLY | libc::O_CLOEXEC);
+    if sys::is_error(file) {
+        return;
+    }
+    let mut buffer = alloc::vec![0; SIZE];
+    let mut kept = 0;
+    'file: loop {
+        let count = sys::read(file, &mut buffer[kept..]);
+        if count <= 0 {
+            break;
+        }
+        let filled = kept + count as usize;
+        let mut start = 0;
+        while let Some(length) = buffer[start..filled].iter().position(|&byte| byte == b'\n') {
+            if !visit(&buffer[start..start + length]) {
+                break 'file;
+            }
+            start += length + 1;
+        }
+        buffer.copy_within(start..filled, 0);
+        kept = filled - start;
+    }
+    sys::close(file);
+}
+
+/// `start-end rights offset device inode   path`, the numbers hexadecimal (proc(5)).
+fn mapping_of(line: &[u8]) -> Option<Mapping> {
+    let mut fields = line.splitn(6, |&byte| byte == b' ');
+    let mut bounds = fields.next()?.split(|&byte| byte == b'-');
+    let (start, end) = (hexadecimal(bounds.next()?)?, hexadecimal(bounds.next()?)?);
+    let readable = fields.next()?.first() == Some(&b'r');
+    let file_offset = hexadecimal(fields.next()?)?;
+    let path = fields.nth(2).unwrap_or_default().trim_ascii_start().to_vec();
+    Some(Mapping { start, end, readable, file_offset, path })
+}
+
+fn hexadecimal(digits: &[u8]) -> Option<usize> {
+    usize::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()
+}

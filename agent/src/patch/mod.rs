@@ -1,0 +1,273 @@
+//! Patching: a site that keeps trapping becomes a jump to its thunk.
+//!
+//! All changes are made under the region lock. Trap handlers and patched code look without it. A thunk, once placed, stays
+//! valid for ever: a thread may be in it, or on its way, when the site has long been given back.
+//!
+//! A punned jump consists partly of the bytes behind its site. While it is in place those bytes must not change, so whoever
+//! changes code first gives back the punned sites before it that use it ([`with_neighbours`]), and patches them again afterwards.
+
+mod breakpoint;
+mod jump;
+pub mod registry;
+mod room;
+mod space;
+pub mod stop_machine;
+mod text;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::arch::site::Site;
+use crate::arch::thunk::{self, Thunk};
+use crate::capture::{self, Row};
+use crate::layout::*;
+use crate::region::{self, Guard};
+use crate::{arena, modules, thread};
+use jump::Jump;
+use room::Room;
+
+/// A site that has a thunk.
+pub struct Patch {
+    pub site: &'static Site,
+    pub thunk: Thunk,
+    /// Is the jump in place? Changed under the lock.
+    active: AtomicBool,
+    /// The jump that is, or was last, in one word: its bytes and their number. Changed under the lock.
+    jump: AtomicU64,
+}
+
+impl Patch {
+    fn jump(&self) -> Jump {
+        let word = self.jump.load(Ordering::Acquire).to_le_bytes();
+        let mut bytes = [0; jump::LONGEST];
+        bytes.copy_from_slice(&word[..jump::LONGEST]);
+        Jump { bytes, length: usize::from(word[7]) }
+    }
+
+    fn set_jump(&self, jump: &Jump) {
+        let mut word = [0; 8];
+        word[..jump::LONGEST].copy_from_slice(&jump.bytes);
+        word[7] = jump.length as u8;
+        self.jump.store(u64::from_le_bytes(word), Ordering::Release);
+    }
+
+    /// Can this be what is at the site: its own code, the jump, or something between the two?
+    pub fn explains(&self, now: &[u8]) -> bool {
+        let (own, jump) = (&self.site.bytes, self.jump());
+        let is_tail = |(index, &byte): (usize, &u8)| byte == own[index] || index < jump.length && byte == jump.bytes[index];
+        now[0] == breakpoint::INT3 && now.iter().enumerate().skip(1).all(is_tail) || now.iter().enumerate().all(is_tail)
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// How many of the site's bytes the jump changes.
+    fn changed(&self) -> usize {
+        self.jump().length.min(self.site.length)
+    }
+
+    /// Does its jump, while it is in place, consist of bytes in this range behind its site?
+    fn leans_on(&self, start: usize, end: usize) -> bool {
+        let (own, whole) = (self.site.pc + self.site.length, self.site.pc + self.jump().length);
+        self.is_active() && own < end && start < whole
+    }
+}
+
+struct Patches(UnsafeCell<Vec<&'static Patch>>);
+
+// SAFETY: used under the region lock only.
+unsafe impl Sync for Patches {}
+
+static PATCHES: Patches = Patches(UnsafeCell::new(Vec::new()));
+
+/// The protocols, as the arena's header and the tests number them.
+const STOP_MACHINE: u32 = 1;
+
+/// Why a site stays trapped: one of WHY_….
+type Why = u32;
+
+/// After so many accesses the agent patches a site; 0: never.
+fn threshold() -> u32 {
+    arena::patch_after()
+}
+
+/// Counts an access that the agent has run at a site, and patches the site when it has become hot. Called by trap handlers.
+pub fn count(site: &'static Site) {
+    let hits = site.hits.fetch_add(1, Ordering::Relaxed) + 1;
+    let threshold = threshold();
+    if hits == 1 {
+        tell(site, SITE_SEEN, WHY_NONE);
+    }
+    if threshold != 0 && hits == threshold {
+        let lock = region::lock();
+        if let Err(why) = patch(&lock, site, arena::patch_protocol()) {
+            tell(site, SITE_TRAPPED, why);
+        }
+    }
+}
+
+/// Makes a site a jump. It must not be one.
+fn patch(lock: &Guard, site: &'static Site, protocol: u32) -> Result<(), Why> {
+    let room = Room::read();
+    let patch = match site.patch() {
+        Some(patch) => patch,
+        None => prepare(lock, &room, site)?,
+    };
+    if patch.is_active() {
+        return Ok(());
+    }
+    with_neighbours(lock, &room, patch, protocol, |lock| put_in_place(lock, &room, patch, protocol))
+}
+
+/// Gives a site its own code back.
+fn unpatch(lock: &Guard, patch: &'static Patch, protocol: u32) -> Result<(), Why> {
+    with_neighbours(lock, &Room::read(), patch, protocol, |_| take_away(patch, protocol))
+}
+
+/// The site's thunk.
+fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Patch, Why> {
+    if !thunk::is_possible(site) {
+        return Err(WHY_INSTRUCTION);
+    }
+    if !thunk::has_clock() {
+        return Err(WHY_NO_CLOCK);
+    }
+    match modules::place_of(site.pc) {
+        modules::Place::LibC => return Err(WHY_LIBC),
+        modules::Place::Unknown => return Err(WHY_CHANGED),
+        modules::Place::Object => {}
+    }
+    let slot = space::slot(lock, room, site.pc).ok_or(WHY_NO_TARGET)?;
+    let Some((code, thunk)) = thunk::build(site, slot, arena::wants_latency()) else {
+        space::give_back(lock, slot);
+        return Err(WHY_NO_TARGET);
+    };
+    space::fill(lock, slot, &code);
+    let patch = Box::leak(Box::new(Patch { site, thunk, active: AtomicBool::new(false), jump: AtomicU64::new(0) }));
+    if !registry::set(slot, patch) {
+        return Err(WHY_NO_TARGET);
+    }
+    site.set_patch(patch);
+    // SAFETY: under the lock.
+    unsafe { (*PATCHES.0.get()).push(patch) };
+    Ok(patch)
+}
+
+fn put_in_place(lock: &Guard, room: &Room, patch: &'static Patch, protocol: u32) -> Result<(), Why> {
+    let site = patch.site;
+    let jump = jump::make(lock, room, site.pc, site.length, patch.thunk.start).ok_or(WHY_NO_TARGET)?;
+    patch.set_jump(&jump);
+    let changed = patch.changed();
+    change(site.pc, &site.bytes[..changed], &jump.bytes[..changed], protocol)?;
+    patch.active.store(true, Ordering::Release);
+    tell(site, jump.state(site.length), WHY_NONE);
+    Ok(())
+}
+
+fn take_away(patch: &'static Patch, protocol: u32) -> Result<(), Why> {
+    if !patch.is_active() {
+        return Ok(());
+    }
+    let (site, changed) = (patch.site, patch.changed());
+    let result = change(site.pc, &patch.jump().bytes[..changed], &site.bytes[..changed], protocol);
+    if result != Err(WHY_NOT_WRITABLE) {
+        patch.active.store(false, Ordering::Release);
+    }
+    result
+}
+
+/// Writes code by a protocol, over code that must be what we believe it to be.
+fn change(at: usize, old: &[u8], new: &[u8], protocol: u32) -> Result<(), Why> {
+    let mut now = [0; jump::LONGEST];
+    if !text::read(at, &mut now[..old.len()]) || now[..old.len()] != *old {
+        return Err(WHY_CHANGED);
+    }
+    let write = if protocol == STOP_MACHINE { stop_machine::write } else { breakpoint::write };
+    if write(at, old, new) { Ok(()) } else { Err(WHY_NOT_WRITABLE) }
+}
+
+/// Changes a site's code while no punned jump leans on it; those that did are patched anew, for what they lean on is new.
+fn with_neighbours(
+    lock: &Guard,
+    room: &Room,
+    patch: &'static Patch,
+    protocol: u32,
+    work: impl FnOnce(&Guard) -> Result<(), Why>,
+) -> Result<(), Why> {
+    // SAFETY: under the lock, and copied.
+    let all: Vec<&'static Patch> = unsafe { (*PATCHES.0.get()).clone() };
+    let mut neighbours: Vec<&'static Patch> = Vec::new();
+    let mut next = Some(patch);
+    while let Some(leant_on) = next {
+        let (start, end) = (leant_on.site.pc, leant_on.site.pc + leant_on.site.length);
+        let leaning = all.iter().filter(|other| other.leans_on(start, end));
+        for &other in leaning {
+            if !neighbours.iter().any(|known| core::ptr::eq(*known, other)) {
+                neighbours.push(other);
+            }
+        }
+        neighbours.sort_unstable_by_key(|neighbour| core::cmp::Reverse(neighbour.site.pc));
+        // The next one down, until nothing leans on the lowest.
+        next = neighbours.iter().copied().find(|neighbour| neighbour.site.pc < start);
+    }
+    // From the lowest: nothing leans on it.
+    for neighbour in neighbours.iter().rev() {
+        take_away(neighbour, protocol)?;
+    }
+    let result = work(lock);
+    for neighbour in neighbours {
+        if let Err(why) = put_in_place(lock, room, neighbour, protocol) {
+            tell(neighbour.site, SITE_TRAPPED, why);
+        }
+    }
+    result
+}
+
+/// Where a thread goes on that has trapped at this address by an int3 of ours. None: it is not one.
+pub fn behind_breakpoint(pc: usize) -> Option<usize> {
+    Some(crate::arch::site::known(pc)?.patch()?.thunk.start)
+}
+
+/// Is the thread on its way between a site and the code behind it?
+pub fn is_under_way(pc: usize) -> bool {
+    registry::find(pc).is_some() || registry::is_landing(pc) || crate::arch::log::contains(pc)
+}
+
+fn tell(site: &Site, state: u32, why: Why) {
+    let Some(thread) = thread::current() else { return };
+    let row = Row {
+        pc: site.pc as u64,
+        width: site.width as u16,
+        value: u64::from(site.hits.load(Ordering::Relaxed)),
+        flags: state | why << WHY_SHIFT,
+        ..Row::new(SITE)
+    };
+    capture::write(thread, &row, &site.bytes[..site.length]);
+}
+
+/// In a forked child, under the lock of its own.
+pub fn after_fork() {
+    stop_machine::after_fork();
+    space::after_fork(&region::lock());
+}
+
+/// For tests: patches the site at this address, which must have been seen. 1: it is patched now.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn mmiotap_agent_patch(pc: usize, protocol: i32) -> i32 {
+    toggle(pc, |lock, site| patch(lock, site, protocol as u32))
+}
+
+/// For tests: gives the site at this address its own code back. 1: it is not patched now.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn mmiotap_agent_unpatch(pc: usize, protocol: i32) -> i32 {
+    toggle(pc, |lock, site| site.patch().map_or(Ok(()), |patch| unpatch(lock, patch, protocol as u32)))
+}
+
+fn toggle(pc: usize, work: impl FnOnce(&Guard, &'static Site) -> Result<(), Why>) -> i32 {
+    let lock = region::lock();
+    let Some(site) = crate::arch::site::known(pc) else { return 0 };
+    i32::from(work(&lock, site).is_ok())
+}

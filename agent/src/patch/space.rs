@@ -1,0 +1,164 @@
+//! Address space for what patched sites jump to: thunks near their sites, and single pages exactly where a punned jump leads.
+//!
+//! A page is never writable where it is executable: each is a memory file mapped twice. All under the region lock.
+
+use alloc::vec::Vec;
+use core::cell::UnsafeCell;
+
+use libc::{MAP_FIXED_NOREPLACE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE};
+
+use super::room::Room;
+use super::registry;
+use crate::region::Guard;
+use crate::sys;
+
+pub const PAGE: usize = 4096;
+/// Thunks are placed in slots of this size, so that a thunk is found from any address in it.
+pub const SLOT: usize = 512;
+pub const POOL: usize = 16 * PAGE;
+/// How far a jump with 32 bits of displacement surely reaches, from anywhere in a site to anywhere in a pool.
+const REACH: usize = (1 << 31) - 2 * POOL;
+/// What a page where punned jumps arrive holds: jumps on, to thunks.
+const LANDING: usize = 14;
+
+/// The same bytes, to be run and to be written.
+struct Twin {
+    executable: usize,
+    writable: usize,
+}
+
+struct Pool {
+    place: Twin,
+    used: usize,
+}
+
+struct Landing {
+    place: Twin,
+    /// Offsets of the jumps in it.
+    taken: Vec<usize>,
+}
+
+struct Space {
+    pools: Vec<Pool>,
+    landings: Vec<Landing>,
+}
+
+struct Shared(UnsafeCell<Space>);
+
+// SAFETY: used under the region lock only.
+unsafe impl Sync for Shared {}
+
+static SPACE: Shared = Shared(UnsafeCell::new(Space { pools: Vec::new(), landings: Vec::new() }));
+
+#[expect(clippy::mut_from_ref, reason = "the lock is the right to change it")]
+fn space(_lock: &Guard) -> &mut Space {
+    // SAFETY: under the lock, and no function here keeps it.
+    unsafe { &mut *SPACE.0.get() }
+}
+
+/// A free slot that jumps reach from `near`, and that reach it. None: no such address space, or the system refuses.
+pub fn slot(lock: &Guard, room: &Room, near: usize) -> Option<usize> {
+    let space = space(lock);
+    let reaches = |pool: &Pool| pool.place.executable.abs_diff(near) < REACH && pool.used < POOL;
+    if !space.pools.iter().any(reaches) {
+        let at = room.gap_near(near, POOL).filter(|at| at.abs_diff(near) < REACH)?;
+        let place = map_twice(at, POOL)?;
+        registry::add_pool(at);
+        space.pools.push(Pool { place, used: 0 });
+    }
+    let pool = space.pools.iter_mut().find(|pool| reaches(pool))?;
+    pool.used += SLOT;
+    Some(pool.place.executable + pool.used - SLOT)
+}
+
+/// Puts code into a slot. Nobody runs it before a jump leads there.
+pub fn fill(lock: &Guard, slot: usize, code: &[u8]) {
+    for pool in &space(lock).pools {
+        let offset = slot.wrapping_sub(pool.place.executable);
+        if offset < POOL && code.len() <= SLOT {
+            // SAFETY: inside the pool's writable mapping, in a slot that was given out.
+            unsafe { core::ptr::copy_nonoverlapping(code.as_ptr(), (pool.place.writable + offset) as *mut u8, code.len()) };
+        }
+    }
+}
+
+/// Gives the last slot back: its thunk cannot be had.
+pub fn give_back(lock: &Guard, slot: usize) {
+    if let Some(pool) = space(lock).pools.iter_mut().find(|pool| pool.place.executable + pool.used - SLOT == slot) {
+        pool.used -= SLOT;
+    }
+}
+
+/// Makes a jump to `target` at exactly this address. False: the address cannot be had.
+pub fn land(lock: &Guard, room: &Room, at: usize, target: usize) -> bool {
+    let (page, offset) = (at / PAGE * PAGE, at % PAGE);
+    if offset + LANDING > PAGE {
+        return false;
+    }
+    let space = space(lock);
+    let known = space.landings.iter().position(|landing| landing.place.executable == page);
+    let Some(index) = known.or_else(|| {
+        if !room.is_free(page) {
+            return None;
+        }
+        let place = map_twice(page, PAGE)?;
+        registry::add_landing(page);
+        space.landings.push(Landing { place, taken: Vec::new() });
+        Some(space.landings.len() - 1)
+    }) else {
+        return false;
+    };
+    let landing = &mut space.landings[index];
+    if landing.taken.iter().any(|taken| taken.abs_diff(offset) < LANDING) {
+        return false;
+    }
+    landing.taken.push(offset);
+    // jmp [rip + 0], and behind it the address
+    let mut jump = [0xff, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    jump[6..].copy_from_slice(&(target as u64).to_le_bytes());
+    // SAFETY: inside the page's writable mapping, at bytes that nothing else uses.
+    unsafe { core::ptr::copy_nonoverlapping(jump.as_ptr(), (landing.place.writable + offset) as *mut u8, jump.len()) };
+    true
+}
+
+/// Pages where jumps arrive already.
+pub fn landings(lock: &Guard) -> Vec<usize> {
+    space(lock).landings.iter().map(|landing| landing.place.executable).collect()
+}
+
+/// In a forked child: the files are shared with the parent, so nothing is added to them any more.
+pub fn after_fork(lock: &Guard) {
+    let space = space(lock);
+    space.pools.iter_mut().for_each(|pool| pool.used = POOL);
+    for landing in &mut space.landings {
+        landing.taken.clear();
+        // Everything in the page is taken.
+        (0..PAGE).step_by(LANDING).for_each(|offset| landing.taken.push(offset));
+    }
+}
+
+fn map_twice(at: usize, length: usize) -> Option<Twin> {
+    let name = b"mmiotap-thunks\0";
+    // SAFETY: the name is NUL-terminated.
+    let fd = unsafe { sys::syscall3(libc::SYS_memfd_create, name.as_ptr() as usize, libc::MFD_CLOEXEC as usize, 0) };
+    if sys::is_error(fd) {
+        return None;
+    }
+    // SAFETY: a file of our own; new mappings disturb nothing.
+    let (executable, writable) = unsafe {
+        sys::syscall3(libc::SYS_ftruncate, fd as usize, length, 0);
+        let executable = sys::mmap(at, length, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, fd as i32, 0);
+        let writable = sys::mmap(sys::own_place(length), length, PROT_READ | PROT_WRITE, MAP_SHARED, fd as i32, 0);
+        (executable, writable)
+    };
+    sys::close(fd);
+    let is_there = !sys::is_error(executable) && executable as usize == at;
+    if is_there && !sys::is_error(writable) {
+        return Some(Twin { executable: at, writable: writable as usize });
+    }
+    for place in [executable, writable].into_iter().filter(|&place| !sys::is_error(place)) {
+        // SAFETY: just made, and not used. (Kernels before 4.17 take MAP_FIXED_NOREPLACE for a wish.)
+        unsafe { sys::munmap(place as usize, length) };
+    }
+    None
+}
