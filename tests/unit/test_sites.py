@@ -140,6 +140,15 @@ def test_modules_without_names_are_noted(tmp_path: Path, mmiotap: Run) -> None:
     ]
 
 
+def test_patching_was_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = write_trace(tmp_path / "t", FIRST, sites=SITES[:1], settings={"patch": 0})
+    assert main(["sites", str(trace)]) == 0
+    assert "0x401000  mov [rdx], eax  none yet: patching is off" in capsys.readouterr().out
+    assert main(["sites", str(trace), "--format", "jsonl"]) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (first["state"], first["reason"]) == ("seen", "disabled")
+
+
 @pytest.mark.parametrize(("state", "why"), [("imported", "it was imported"), ("finished", "none was recorded")])
 def test_a_trace_without_sites(tmp_path: Path, mmiotap: Run, state: str, why: str) -> None:
     trace = write_trace(tmp_path / "t", FIRST, state=state)

@@ -39,7 +39,7 @@ class SiteUse:
     trapped: int
     stepped: int
     state: str | None  #: as in :class:`mmiotap.trace.model.Site`; None where the trace does not say
-    reason: str | None
+    reason: str | None  #: "disabled", too, for what was only seen while patching was off
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,13 @@ def sites(trace: Trace) -> Sites:
     """Read the trace once, batch by batch, with memory for the distinct sites."""
     known = {(site.pid, site.pc): site for site in trace.sites}
     parents = {process.pid: process.ppid for process in trace.processes}
+    off = (trace.info.get("settings") or {}).get("patch") == 0
     unused = dict.fromkeys((name for name, _ in MERGE), 0)
     counts = dict.fromkeys(known, unused) | {(row["pid"], row["pc"]): row for row in _counted(trace).to_pylist()}
     symbols = Symbols(trace.modules, trace.processes)
     names = symbols.names([pid for pid, _ in counts], [address for _, address in counts])
     uses = [
-        _use(pid, address, name, _find(known, pid, address, parents), row)
+        _use(pid, address, name, _find(known, pid, address, parents), row, off)
         for ((pid, address), row), name in zip(counts.items(), names, strict=True)
     ]
     return Sites(sorted(uses, key=lambda use: (-use.hits, use.pid, use.pc)), symbols.notes)
@@ -98,7 +99,10 @@ def _find(known: dict[tuple[int, int], Site], pid: int, address: int, parents: d
     return known.get((pid, address))
 
 
-def _use(pid: int, address: int, name: str, site: Site | None, counts: Mapping[str, int]) -> SiteUse:
+def _use(pid: int, address: int, name: str, site: Site | None, counts: Mapping[str, int], off: bool) -> SiteUse:
+    reason = site.reason if site else None
+    if off and site and site.state == "seen":
+        reason = "disabled"
     return SiteUse(
         pid=pid,
         pc=address,
@@ -111,5 +115,5 @@ def _use(pid: int, address: int, name: str, site: Site | None, counts: Mapping[s
         trapped=counts["trapped"],
         stepped=counts["stepped"],
         state=site.state if site else None,
-        reason=site.reason if site else None,
+        reason=reason,
     )

@@ -26,7 +26,7 @@ WHY = {
     "not-writable": "the code cannot be written",
     "libc": "a string function of libc",
     "ordinary": "mostly ordinary memory",
-    "changed": "the code was changed or unloaded",
+    "changed": "the code was changed, or is in no module",
     "disabled": "patching is off",
     "no-clock": "no time-stamp counter that can be used",
 }
