@@ -33,9 +33,9 @@ FIRST = [
 ]
 SECOND = [
     row(30, "write", 4, 0x8, pc=0x401000, flags=layout.PATCHED | layout.STEPPED),
-    row(31, "unknown", 2, 0x10, data=b"\x0f\xae", pc=0x405000, flags=layout.STEPPED),
-    row(32, "unknown", 64, 0x10, data=b"\x0f\xae", pc=0x405000, flags=layout.STEPPED),
-    row(33, "read", 8, pc=0x403000),
+    row(31, "unknown", 2, 0x10, pc=0x405000, flags=layout.STEPPED),
+    row(32, "unknown", 64, 0x10, data=b"\x0f\xae\x00", pc=0x405000, flags=layout.STEPPED),
+    row(33, "read", 8, pc=0x403000, data=bytes(8)),
     row(34, "read", 8),  # whose code is not known
     row(35, "lost", map_id=0, value=2),
 ]
@@ -47,7 +47,7 @@ Sites
 site      instruction                       patch                                            width  hits  patched  trapped  stepped
 0x401000  mov [rdx], eax                    punned jump                                          4    11        7        4        0
 0x402000  lock or dword ptr [rdx+0x8], 0x1  none: instructions of this kind are not patched      4     2        0        2        0
-0x405000  ?                                 ?                                                   64     2        0        0        2
+0x405000  fxsave [rax]                      ?                                                   64     2        0        0        2
 0x403000  mov rax, [rip+0x2ed4]             given back: mostly ordinary memory                   8     1        0        1        0
 0x404000  (bad) c6 42 08 01 90 90 90        jump                                                 1     0        0        0        0
 """  # noqa: E501
@@ -99,7 +99,8 @@ def test_jsonl(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }  # fmt: skip
     assert (objects[0x403000]["state"], objects[0x403000]["reason"]) == ("back", "ordinary")
     unknown = objects[0x405000]
-    assert [unknown[name] for name in ("instruction", "bytes", "state", "reason")] == [None] * 4
+    assert [unknown[name] for name in ("instruction", "bytes")] == ["fxsave [rax]", "0fae00"]  # as its event has it
+    assert [unknown[name] for name in ("state", "reason")] == [None] * 2
 
 
 def test_names_of_functions_and_forked_processes(

@@ -15,12 +15,12 @@ from mmiotap.trace.reader import Trace
 from mmiotap.trace.schema import EVENTS
 
 #: Columns of the events that are needed.
-COLUMNS = ["kind", "width", "pc", "pid", "flags"]
+COLUMNS = ["kind", "width", "data", "pc", "pid", "flags"]
 
 KEYS = ["pid", "pc"]
 #: Counted column, how rows of it merge.
-MERGE: list[tuple[str, Literal["sum", "max"]]] = [
-    ("width", "max"), ("hits", "sum"), *((way, "sum") for way in ways.WAYS),
+MERGE: list[tuple[str, Literal["sum", "max", "first"]]] = [
+    ("width", "max"), ("code", "first"), ("hits", "sum"), *((way, "sum") for way in ways.WAYS),
 ]  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def sites(trace: Trace) -> Sites:
     known = {(site.pid, site.pc): site for site in trace.sites}
     parents = {process.pid: process.ppid for process in trace.processes}
     off = (trace.info.get("settings") or {}).get("patch") == 0
-    unused = dict.fromkeys((name for name, _ in MERGE), 0)
+    unused = dict.fromkeys(("width", "hits", *ways.WAYS), 0) | {"code": None}
     counts = dict.fromkeys(known, unused) | {(row["pid"], row["pc"]): row for row in _counted(trace).to_pylist()}
     symbols = Symbols(trace.modules, trace.processes)
     names = symbols.names([pid for pid, _ in counts], [address for _, address in counts])
@@ -79,6 +79,8 @@ def _accesses(batch: pa.Table) -> pa.Table:
     access = pc.is_in(pc.cast(batch["kind"], pa.string()), pa.array(["read", "write", "unknown"]))
     batch = batch.filter(pc.and_(access, pc.not_equal(batch["pc"], pa.scalar(0, pa.uint64()))))
     columns: dict[str, Any] = {name: batch[name] for name in (*KEYS, "width")}
+    unknown = pc.equal(pc.cast(batch["kind"], pa.string()), pa.scalar("unknown"))
+    columns["code"] = pc.if_else(unknown, batch["data"], pa.scalar(None, pa.binary()))
     columns["hits"] = pa.repeat(pa.scalar(1, pa.int64()), batch.num_rows)
     return pa.table(columns | ways.columns(batch["flags"]))
 
@@ -99,7 +101,8 @@ def _find(known: dict[tuple[int, int], Site], pid: int, address: int, parents: d
     return known.get((pid, address))
 
 
-def _use(pid: int, address: int, name: str, site: Site | None, counts: Mapping[str, int], off: bool) -> SiteUse:
+def _use(pid: int, address: int, name: str, site: Site | None, counts: Mapping[str, Any], off: bool) -> SiteUse:
+    code: bytes | None = bytes.fromhex(site.bytes) if site else counts["code"]
     reason = site.reason if site else None
     if off and site and site.state == "seen":
         reason = "disabled"
@@ -107,8 +110,8 @@ def _use(pid: int, address: int, name: str, site: Site | None, counts: Mapping[s
         pid=pid,
         pc=address,
         site=name,
-        instruction=instruction_text(bytes.fromhex(site.bytes), address) if site and site.bytes else None,
-        bytes=site.bytes if site and site.bytes else None,
+        instruction=instruction_text(code, address) if code else None,
+        bytes=code.hex() if code else None,
         width=site.width if site and site.width else counts["width"],
         hits=counts["hits"],
         patched=counts["patched"],
