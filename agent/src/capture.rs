@@ -5,7 +5,7 @@
 
 use core::sync::atomic::Ordering;
 
-use crate::arena::{self, Segment};
+use crate::arena;
 use crate::layout::*;
 use crate::sys;
 use crate::thread::Thread;
@@ -69,7 +69,7 @@ fn next_segment(thread: &mut Thread) -> bool {
     while taken.is_none() && arena::waits_when_full() && !arena::is_closed() && arena::recorder_alive() {
         // Give the full one back first: if every thread kept its own while it waits, nothing could ever be freed.
         if thread.segment.is_some_and(|segment| segment.lost_after().load(Ordering::Relaxed) == 0) {
-            thread.move_to(None).map(Segment::set_full);
+            end_stream(thread);
         }
         sys::sleep_ns(WAIT_NS);
         taken = arena::take_segment();
@@ -136,7 +136,9 @@ pub fn write(thread: &mut Thread, row: &Row, extra: &[u8]) {
     segment.published().store(thread.used() as u32, Ordering::Release);
 }
 
-/// The thread is gone: its segment can be sealed to the end.
+/// The thread is gone, or has to wait: its segment can be sealed to the end.
 pub fn end_stream(thread: &mut Thread) {
-    thread.move_to(None).map(Segment::set_full);
+    if let Some(full) = thread.move_to(None) {
+        full.set_full();
+    }
 }

@@ -3,8 +3,8 @@
 use libc::{SIGBUS, SIGFPE, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
 
 use crate::arch::exec::{self, Outcome};
-use crate::arch::{self, Frame, ahead, site};
 use crate::arch::site::Site;
+use crate::arch::{self, Frame, ahead, site};
 use crate::patch::{self, Patch, registry};
 use crate::region::{self, Region};
 use crate::thread::{self, Fault};

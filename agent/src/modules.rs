@@ -248,6 +248,7 @@ fn build_id_in(notes: &[u8], alignment: usize) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys;
     use std::os::unix::ffi::OsStrExt;
     use std::process::Command;
 

@@ -5,8 +5,8 @@
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use super::space::{PAGE, POOL, SLOT};
 use super::Patch;
+use super::space::{PAGE, POOL, SLOT};
 
 const MOST_POOLS: usize = 256;
 const SLOTS: usize = POOL / SLOT;

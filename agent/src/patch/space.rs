@@ -7,8 +7,8 @@ use core::cell::UnsafeCell;
 
 use libc::{MAP_FIXED_NOREPLACE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE};
 
-use super::room::Room;
 use super::registry;
+use super::room::Room;
 use crate::region::Guard;
 use crate::sys;
 

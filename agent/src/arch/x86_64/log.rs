@@ -99,23 +99,15 @@ global_asm!(
     "ret",
     "9: stc",
     "ret",
-    // In: rax value, r8 thread, r9 row. Publishes the row. Changes rax, rdx.
-    "mmiotap_leave:",
-    "mov [r9 + {value}], rax",
-    "mmiotap_publish:",
-    "add r9, {row_size}",
-    "mov [r8], r9",
-    "mov eax, [r8 + 16]",
-    "dec eax",
-    "mov [r8 + 16], eax",
-    "mov edx, {rows}",
-    "sub edx, eax",
-    "mov rax, [r8 + 8]",
-    "mov [rax], edx",
+    // In: r8 thread. The access under way begins now. Changes rax, rcx, rdx.
+    "mmiotap_begin:",
+    "rdtscp",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "mov [r8 + 24], rax",
     "ret",
-    // As leave, behind the access; writes how long it took. rdi must be free.
-    "mmiotap_leave_timed:",
-    "mov [r9 + {value}], rax",
+    // In: r8 thread, r9 row. The access is over: writes how long it took. Changes rax, rcx, rdx.
+    "mmiotap_end:",
     "rdtscp",
     "shl rdx, 32",
     "or rax, rdx",
@@ -127,11 +119,40 @@ global_asm!(
     "imul rax, [r8 + 48]",
     "shr rax, 32",
     "mov [r9 + {duration}], eax",
-    "jmp mmiotap_publish",
-    // The second half of a read-modify-write. In: rax the value read, rdx the one written, r8 thread, r9 row. Both rows.
-    "mmiotap_leave_both:",
+    "ret",
+    // In: the operand's copy in the thunk's frame, r8 thread, r9 row. Publishes the row. Changes rax, rdx, r9.
+    "mmiotap_leave:",
+    "mov rax, [rsp + 8]",
     "mov [r9 + {value}], rax",
-    "mov [r9 + {row_size} + {value}], rdx",
+    "mov eax, [r8 + 16]",
+    "dec eax",
+    "2: add r9, {row_size}",
+    "mov [r8], r9",
+    "mov [r8 + 16], eax",
+    "mov edx, {rows}",
+    "sub edx, eax",
+    "mov rax, [r8 + 8]",
+    "mov [rax], edx",
+    "ret",
+    // The same for operands of 16 and 32 bytes, which continue in the next row.
+    "mmiotap_leave_wide:",
+    "mov rax, [rsp + 8]",
+    "mov [r9 + {value}], rax",
+    "mov [r9 + {row_size}], rax",
+    "mov rax, [rsp + 16]",
+    "mov [r9 + {row_size} + 8], rax",
+    "mov rax, [rsp + 24]",
+    "mov [r9 + {row_size} + 16], rax",
+    "mov rax, [rsp + 32]",
+    "mov [r9 + {row_size} + 24], rax",
+    "3: add r9, {row_size}",
+    "mov eax, [r8 + 16]",
+    "sub eax, 2",
+    "jmp 2b",
+    // The same for a read-modify-write, whose row of the read is complete: makes that of the write.
+    "mmiotap_leave_both:",
+    "mov rax, [rsp + 8]",
+    "mov [r9 + {row_size} + {value}], rax",
     "mov rax, [r9 + {time}]",
     "mov [r9 + {row_size} + {time}], rax",
     "mov rax, [r9 + {offset}]",
@@ -140,15 +161,11 @@ global_asm!(
     "mov [r9 + {row_size} + {pc}], rax",
     "mov rax, [r9 + {flags}]",
     "mov [r9 + {row_size} + {flags}], rax",
-    "mov rax, [r9 + {duration}]",
-    "mov [r9 + {row_size} + {duration}], rax",
+    "mov eax, [r9 + {width}]",
+    "mov [r9 + {row_size} + {width}], eax",
     "mov qword ptr [r9 + {row_size} + {kind}], {write}",
     "mov qword ptr [r9 + {row_size} + {kind} + 8], 0",
-    "add r9, {row_size}",
-    "mov eax, [r8 + 16]",
-    "dec eax",
-    "mov [r8 + 16], eax",
-    "jmp mmiotap_publish",
+    "jmp 3b",
     ".cfi_endproc",
     "mmiotap_log_end:",
     ".popsection",
@@ -179,22 +196,36 @@ unsafe extern "C" {
     static mmiotap_log: u8;
     static mmiotap_log_end: u8;
     static mmiotap_enter: u8;
+    static mmiotap_begin: u8;
+    static mmiotap_end: u8;
     static mmiotap_leave: u8;
-    static mmiotap_leave_timed: u8;
+    static mmiotap_leave_wide: u8;
     static mmiotap_leave_both: u8;
 }
 
-/// Addresses of the routines.
-pub fn enter() -> usize {
-    &raw const mmiotap_enter as usize
+/// The routines that thunks call.
+#[derive(Clone, Copy)]
+pub enum Routine {
+    Enter,
+    Begin,
+    End,
+    Leave,
+    LeaveWide,
+    LeaveBoth,
 }
 
-pub fn leave(timed: bool) -> usize {
-    if timed { &raw const mmiotap_leave_timed as usize } else { &raw const mmiotap_leave as usize }
-}
-
-pub fn leave_both() -> usize {
-    &raw const mmiotap_leave_both as usize
+impl Routine {
+    pub fn address(self) -> usize {
+        let routine = match self {
+            Routine::Enter => &raw const mmiotap_enter,
+            Routine::Begin => &raw const mmiotap_begin,
+            Routine::End => &raw const mmiotap_end,
+            Routine::Leave => &raw const mmiotap_leave,
+            Routine::LeaveWide => &raw const mmiotap_leave_wide,
+            Routine::LeaveBoth => &raw const mmiotap_leave_both,
+        };
+        routine as usize
+    }
 }
 
 /// Is this address in the code here, which runs as a part of some thunk?

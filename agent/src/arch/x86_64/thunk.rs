@@ -13,13 +13,14 @@
 //! If the access itself faults, [`Thunk::leave`] puts the thread back before the site with nothing done, and the trap's way takes over.
 
 use alloc::vec::Vec;
-use iced_x86::{Code, Encoder, Instruction, MemoryOperand, OpKind, Register};
+use iced_x86::{Code, Encoder, EncodingKind, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 
+use super::Frame;
 use super::decode::without_absolute_address;
 use super::frame::{DIRECTION_FLAG, RAX, RCX, RDI, RDX, RSI, RSP, STATUS_FLAGS};
+use super::log::{self, Routine};
 use super::site::{Class, Site};
-use super::{Frame, log};
-use crate::layout::{PATCHED, READ, WRITE};
+use crate::layout::{NONTEMPORAL, PATCHED, R_DURATION_NS, R_VALUE, READ, ROW_SIZE, WRITE};
 
 /// The frame: below the red zone of 128 bytes (System V ABI, 3.2.2) another 128.
 const FRAME: i32 = 256;
@@ -53,32 +54,49 @@ pub struct Thunk {
 pub fn is_possible(site: &Site) -> bool {
     let instruction = &site.instruction;
     let uses_stack = |register: Register| register.is_gpr() && register.full_register() == Register::RSP;
-    matches!(site.class, Class::Load | Class::Store | Class::Modify)
-        && matches!(site.width, 1 | 2 | 4 | 8)
+    let known = match (site.class, site.width) {
+        (Class::Load | Class::Store, 1 | 2 | 4 | 8) => true,
+        (Class::Modify, 1 | 2 | 4 | 8) => !site.vector,
+        (Class::Load | Class::LoadDirect | Class::Store, 16 | 32) => is_wide_move(instruction),
+        _ => false,
+    };
+    known
         && site.bit_offset.is_none()
         && !matches!(instruction.segment_prefix(), Register::FS | Register::GS)
         && !uses_stack(instruction.memory_base())
         && !(0..instruction.op_count())
             .any(|op| instruction.op_kind(op) == OpKind::Register && uses_stack(instruction.op_register(op)))
-        && !(site.class == Class::Modify && site.vector)
+}
+
+/// Does it move 16 or 32 bytes between memory and one of the first 16 vector registers, and nothing else?
+fn is_wide_move(instruction: &Instruction) -> bool {
+    use Mnemonic::*;
+    let moves = matches!(
+        instruction.mnemonic(),
+        Movups | Movupd | Movaps | Movapd | Movdqu | Movdqa | Lddqu | Movntps | Movntpd | Movntdq | Movntdqa
+    ) || matches!(
+        instruction.mnemonic(),
+        Vmovups | Vmovupd | Vmovaps | Vmovapd | Vmovdqu | Vmovdqa | Vlddqu | Vmovntps | Vmovntpd | Vmovntdq | Vmovntdqa
+    );
+    moves && matches!(instruction.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
 }
 
 /// Can thunks tell the time? They need rdtscp (CPUID 0x80000001, edx bit 27).
+#[allow(unused_unsafe)] // __cpuid was unsafe to call in older Rust
 pub fn has_clock() -> bool {
     const LEAF: u32 = 0x8000_0001;
     // SAFETY: every x86-64 processor has the instruction and this leaf.
-    #[allow(unused_unsafe)] // __cpuid was unsafe to call in older Rust
-    unsafe {
-        core::arch::x86_64::__cpuid(LEAF).edx & (1 << 27) != 0
-    }
+    unsafe { core::arch::x86_64::__cpuid(LEAF).edx & (1 << 27) != 0 }
 }
 
 /// The code of a site's thunk for this address. None: it cannot be encoded there.
 pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk)> {
-    let mut code = Assembler { bytes: Vec::with_capacity(MOST), start, thunk: Thunk { start, ..Thunk::default() } };
-    let on_copy = on_copy(&site.instruction);
+    let thunk = Thunk { start, ..Thunk::default() };
+    let mut code = Assembler { bytes: Vec::with_capacity(MOST), calls: Vec::new(), start, thunk };
+    let is_wide = site.width > 8;
+    let on_copy = with_operand_at(&site.instruction, Register::RSP, COPY);
     code.lea_rsp(-FRAME);
-    if site.class == Class::Store {
+    if site.class == Class::Store && !is_wide {
         code.thunk.on_copy = code.here();
         code.instruction(&on_copy)?;
     }
@@ -86,48 +104,61 @@ pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk)>
     code.operand_address(&site.instruction)?;
     code.keep();
     let descriptor = code.lea_rsi();
-    let enter = code.call();
+    code.call(Routine::Enter);
     let outside = code.jump_if_carry();
-    let mut calls = alloc::vec![(enter, log::enter())];
+    code.thunk.accesses[0] = code.here();
     match site.class {
+        _ if is_wide => {
+            code.instruction(&with_operand_at(&site.instruction, Register::RDI, 0))?;
+            code.call_if(timed, Routine::End);
+            code.instruction(&wide_copy(&site.instruction)?)?;
+            code.call(Routine::LeaveWide);
+            code.bring_back();
+        }
         Class::Load => {
-            code.thunk.accesses[0] = code.here();
             code.load_rax_from_rdi(site.width);
             code.move_stack(STORE, RAX, COPY);
-            calls.push((code.call(), log::leave(timed)));
+            code.call_if(timed, Routine::End);
+            code.call(Routine::Leave);
             code.bring_back();
             code.thunk.on_copy = code.here();
             code.instruction(&on_copy)?;
         }
         Class::Store => {
-            code.load_copy(RAX, site.width);
+            code.load_copy(site.width);
+            code.move_stack(STORE, RAX, COPY);
             code.thunk.accesses[0] = code.here();
             code.store_rax_to_rdi(site);
-            calls.push((code.call(), log::leave(timed)));
+            code.call_if(timed, Routine::End);
+            code.call(Routine::Leave);
             code.bring_back();
         }
         _ => {
-            code.thunk.accesses[0] = code.here();
             code.load_rax_from_rdi(site.width);
             code.move_stack(STORE, RAX, COPY);
-            // The value, for leave_both.
-            code.move_stack(STORE, RAX, COPY + 8);
+            code.value_of_row();
             code.move_stack(STORE, RDI, ALIAS);
             code.move_stack(STORE, 8, THREAD);
             code.move_stack(STORE, 9, ROW);
+            code.call_if(timed, Routine::End);
             code.bring_back();
             code.thunk.on_copy = code.here();
             code.instruction(&on_copy)?;
-            code.keep_again();
+            code.move_stack(STORE, RDI, kept_at(RDI));
+            code.keep();
             code.move_stack(LOAD, RDI, ALIAS);
             code.move_stack(LOAD, 8, THREAD);
             code.move_stack(LOAD, 9, ROW);
-            code.load_copy(RAX, site.width);
+            code.call_if(timed, Routine::Begin);
+            code.load_copy(site.width);
+            code.move_stack(STORE, RAX, COPY);
             code.thunk.accesses[1] = code.here();
             code.store_rax_to_rdi(site);
-            code.push_bytes(&[0x48, 0x89, 0xc2]); // mov rdx, rax
-            code.move_stack(LOAD, RAX, COPY + 8);
-            calls.push((code.call(), log::leave_both()));
+            code.next_row(true);
+            code.no_duration();
+            code.call_if(timed, Routine::End);
+            code.next_row(false);
+            code.call(Routine::LeaveBoth);
             code.bring_back();
         }
     }
@@ -139,11 +170,7 @@ pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk)>
     code.thunk.outside = code.here();
     code.instruction(&site.instruction)?;
     code.jump(site.pc + site.length)?;
-    // What the calls and the shared code read.
-    for (at, target) in calls {
-        code.set_relative(at, code.here())?;
-        code.push_bytes(&(target as u64).to_le_bytes());
-    }
+    code.addresses_of_routines()?;
     code.set_relative(descriptor, code.here())?;
     code.descriptor(site);
     code.thunk.end = code.here();
@@ -185,16 +212,28 @@ fn kept_at(register: usize) -> i32 {
     REGISTERS + 8 * index as i32
 }
 
-/// The instruction with the copy in the frame as its operand.
-fn on_copy(original: &Instruction) -> Instruction {
+/// The instruction with its operand elsewhere.
+fn with_operand_at(original: &Instruction, base: Register, offset: i32) -> Instruction {
     let mut instruction = without_absolute_address(original);
-    instruction.set_memory_base(Register::RSP);
+    instruction.set_memory_base(base);
     instruction.set_memory_index(Register::None);
     instruction.set_memory_index_scale(1);
-    instruction.set_memory_displacement64(COPY as u64);
+    instruction.set_memory_displacement64(offset as u64);
     instruction.set_memory_displ_size(0);
     instruction.set_segment_prefix(Register::None);
     instruction
+}
+
+/// What puts the register of a wide move into the copy. The copy is not aligned, so it may be another instruction.
+fn wide_copy(original: &Instruction) -> Option<Instruction> {
+    let register = (0..2).map(|op| original.op_register(op)).find(|register| *register != Register::None)?;
+    let code = match (original.encoding(), register.size()) {
+        (EncodingKind::Legacy, _) => Code::Movups_xmmm128_xmm,
+        (_, 16) => Code::VEX_Vmovups_xmmm128_xmm,
+        _ => Code::VEX_Vmovups_ymmm256_ymm,
+    };
+    let copy = MemoryOperand::with_base_displ(Register::RSP, i64::from(COPY));
+    Instruction::with2(code, copy, register).ok()
 }
 
 const STORE: u8 = 0x89;
@@ -202,6 +241,8 @@ const LOAD: u8 = 0x8b;
 
 struct Assembler {
     bytes: Vec<u8>,
+    /// Calls whose target's address is still to be placed.
+    calls: Vec<(Later, Routine)>,
     start: usize,
     thunk: Thunk,
 }
@@ -260,15 +301,11 @@ impl Assembler {
 
     /// Keeps registers (rdi is kept already) and flags.
     fn keep(&mut self) {
-        KEPT.into_iter().filter(|&register| register != RDI).for_each(|register| self.move_stack(STORE, register, kept_at(register)));
+        KEPT.into_iter()
+            .filter(|&register| register != RDI)
+            .for_each(|register| self.move_stack(STORE, register, kept_at(register)));
         self.push_bytes(&[0x9f, 0x0f, 0x90, 0xc0]); // lahf; seto al
         self.move_stack(STORE, RAX, FLAGS);
-    }
-
-    /// The same, all of it.
-    fn keep_again(&mut self) {
-        self.move_stack(STORE, RDI, kept_at(RDI));
-        self.keep();
     }
 
     fn bring_back(&mut self) {
@@ -284,9 +321,40 @@ impl Assembler {
     }
 
     /// call [rip + …]
-    fn call(&mut self) -> Later {
+    fn call(&mut self, routine: Routine) {
         self.push_bytes(&[0xff, 0x15, 0, 0, 0, 0]);
-        self.bytes.len() - 4
+        self.calls.push((self.bytes.len() - 4, routine));
+    }
+
+    fn call_if(&mut self, wanted: bool, routine: Routine) {
+        if wanted {
+            self.call(routine);
+        }
+    }
+
+    /// What the calls read.
+    fn addresses_of_routines(&mut self) -> Option<()> {
+        for (at, routine) in core::mem::take(&mut self.calls) {
+            self.set_relative(at, self.here())?;
+            self.push_bytes(&(routine.address() as u64).to_le_bytes());
+        }
+        Some(())
+    }
+
+    /// mov [r9 + R_VALUE], rax
+    fn value_of_row(&mut self) {
+        self.push_bytes(&[0x49, 0x89, 0x41, R_VALUE as u8]);
+    }
+
+    /// r9 to the next row, or back: lea r9, [r9 ± ROW_SIZE]
+    fn next_row(&mut self, forward: bool) {
+        let by = if forward { ROW_SIZE as i8 } else { -(ROW_SIZE as i8) };
+        self.push_bytes(&[0x4d, 0x8d, 0x49, by as u8]);
+    }
+
+    /// mov dword ptr [r9 + R_DURATION_NS], -1
+    fn no_duration(&mut self) {
+        self.push_bytes(&[0x41, 0xc7, 0x41, R_DURATION_NS as u8, 0xff, 0xff, 0xff, 0xff]);
     }
 
     fn jump_if_carry(&mut self) -> Later {
@@ -318,7 +386,7 @@ impl Assembler {
 
     /// [rdi] = rax: the access of a store, past the caches where the instruction goes past them.
     fn store_rax_to_rdi(&mut self, site: &Site) {
-        let passes_caches = site.flags & crate::layout::NONTEMPORAL != 0;
+        let passes_caches = site.flags & NONTEMPORAL != 0;
         self.push_bytes(match (site.width, passes_caches) {
             (1, _) => &[0x88, 0x07],
             (2, _) => &[0x66, 0x89, 0x07],
@@ -329,21 +397,20 @@ impl Assembler {
         });
     }
 
-    /// A register = the copy in the frame, the rest zero.
-    fn load_copy(&mut self, register: usize, width: usize) {
-        let operand = 0x44 | (register as u8 & 7) << 3;
-        match width {
-            1 => self.push_bytes(&[0x0f, 0xb6, operand, 0x24, COPY as u8]),
-            2 => self.push_bytes(&[0x0f, 0xb7, operand, 0x24, COPY as u8]),
-            4 => self.push_bytes(&[0x8b, operand, 0x24, COPY as u8]),
-            _ => self.push_bytes(&[0x48, 0x8b, operand, 0x24, COPY as u8]),
-        }
+    /// rax = the copy in the frame, the rest zero.
+    fn load_copy(&mut self, width: usize) {
+        self.push_bytes(match width {
+            1 => &[0x0f, 0xb6, 0x44, 0x24, COPY as u8],
+            2 => &[0x0f, 0xb7, 0x44, 0x24, COPY as u8],
+            4 => &[0x8b, 0x44, 0x24, COPY as u8],
+            _ => &[0x48, 0x8b, 0x44, 0x24, COPY as u8],
+        });
     }
 
     fn descriptor(&mut self, site: &Site) {
         let kind = if site.class == Class::Store { WRITE } else { READ };
         let rights = match site.class {
-            Class::Load => libc::PROT_READ,
+            Class::Load | Class::LoadDirect => libc::PROT_READ,
             Class::Store => libc::PROT_WRITE,
             _ => libc::PROT_READ | libc::PROT_WRITE,
         };
@@ -351,7 +418,8 @@ impl Assembler {
             pc: site.pc as u64,
             width: site.width as u32,
             flags: site.flags | PATCHED,
-            kind: u32::from(kind),
+            // What does not fit into the row's value is in a row behind it.
+            kind: u32::from(kind) | if site.width > 8 { 1 << 8 | (site.width as u32) << 16 } else { 0 },
             rights: rights as u32,
         };
         // SAFETY: plain words without padding.
