@@ -18,9 +18,21 @@ byte wanted = OLD;
  */
 inline execute(then_top) {
     if
-    :: d_step { HERE && (HELD(me, FIRST) & OLD) -> assert(WHOLE(me, OLD)); assert(busy || wanted == OLD); top[me] = then_top }
-    :: d_step { HERE && (HELD(me, FIRST) & NEW) -> assert(WHOLE(me, NEW)); assert(busy || wanted == NEW); top[me] = then_top }
-    :: d_step { HERE && (HELD(me, FIRST) & INT3) -> assert(in_table && busy); sync(me); top[me] = then_top } /* a trap synchronises */
+    :: d_step {
+           HERE && (HELD(me, FIRST) & OLD) ->
+           assert(WHOLE(me, OLD)); assert(busy || wanted == OLD);
+           top[me] = then_top
+       }
+    :: d_step {
+           HERE && (HELD(me, FIRST) & NEW) ->
+           assert(WHOLE(me, NEW)); assert(busy || wanted == NEW);
+           top[me] = then_top
+       }
+    :: d_step {
+           HERE && (HELD(me, FIRST) & INT3) ->
+           assert(in_table); assert(busy);
+           top[me] = then_top
+       }
     fi
 }
 

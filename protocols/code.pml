@@ -41,7 +41,10 @@ inline sync(cpu) {
     HELD(cpu, 2) = memory[2]
 }
 
-/* membarrier PRIVATE_EXPEDITED_SYNC_CORE: every processor that runs a thread of the program has synchronised when it returns. */
+/*
+ * membarrier PRIVATE_EXPEDITED_SYNC_CORE: every processor that runs a thread of the program has synchronised when it returns.
+ * All at once, at its end: one that does so earlier only holds less meanwhile.
+ */
 inline sync_all() {
 #ifndef SYNC_SPARES_CALLER
     sync(0);
@@ -57,9 +60,7 @@ inline sync_all() {
  * Who runs: handlers interrupt a thread's program, level 0, and each other. `top` is the innermost level, the only one that
  * moves, unless it is one of the thread's `parked` levels. Each process is one level of one thread: `level` and `me`.
  */
-#ifndef LEVELS
 #define LEVELS 2
-#endif
 byte top[CPUS];
 byte parked[CPUS];
 #define HERE (top[me] == level && level >= parked[me])

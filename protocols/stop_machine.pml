@@ -3,7 +3,7 @@
  * says what differs from the seed; code.pml says what a processor is.
  *
  * Mutants, each a -D. Of the patcher: NO_PARK PARK_AFTER_S2 SEED_ORDER NO_S3 S2_BEFORE_S1 S5_BEFORE_S4 NO_SYNC SYNC_AFTER_S5
- * NO_S6 WAITS_FOR_ITSELF. Of parking: PARK_IN_HANDLER. Of handlers: NO_H1 FLAG_BEFORE_H1 NO_H2 NO_H3 H5_BEFORE_H4.
+ * NO_S6 WAITS_FOR_ITSELF. Of parking: PARK_KEEPS_COUNT. Of handlers: NO_H1 FLAG_BEFORE_H1 NO_H2 NO_H3 H5_BEFORE_H4.
  */
 #include "code.pml"
 
@@ -124,23 +124,31 @@ proctype Program(byte me) {
     od
 }
 
-/* The signal that parks a thread. A thread that runs a handler parks when the handler is over. */
-proctype Parking(byte me) {
-    do
-#ifdef PARK_IN_HANDLER
-    :: d_step { park && !parked[me] -> parked[me] = top[me] + 1 }
-#elif !defined(NO_PARK)
-    :: d_step { park && !parked[me] && top[me] == 0 -> parked[me] = 1 }
-#endif
-    :: d_step { !park && parked[me] && top[me] == parked[me] - 1 -> parked[me] = 0 }
-    od
-}
-
+/* What a handler counts for. */
 #ifdef NO_H1
 #define COUNTED 0
 #else
 #define COUNTED 1
 #endif
+
+/*
+ * The signal that parks a thread, anywhere, on top of its handlers too. These do not move until it is released, so they
+ * are taken out of the count: with them in it, the patcher would wait for what waits for the patcher.
+ */
+#ifdef PARK_KEEPS_COUNT
+#define STOPPED 0
+#else
+#define STOPPED (COUNTED * (parked[me] - 1))
+#endif
+
+proctype Parking(byte me) {
+    do
+#ifndef NO_PARK
+    :: d_step { park && !parked[me] -> parked[me] = top[me] + 1; in_flight = in_flight - STOPPED }
+#endif
+    :: d_step { !park && parked[me] && top[me] == parked[me] - 1 -> in_flight = in_flight + STOPPED; parked[me] = 0 }
+    od
+}
 
 /*
  * Any handler of the program that a signal starts, inside the agent's wrapper. It runs on top of whatever is there, a parked
