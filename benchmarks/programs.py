@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,9 +26,9 @@ class Program:
         """What it prints: numbers."""
         return _numbers([str(self._program), *map(str, arguments)])
 
-    def recorded(self, *arguments: object) -> list[int]:
-        """The same, under ``mmiotap record``."""
-        record = [sys.executable, "-m", "mmiotap", "record", "-q", "-f", "-o", str(self._folder / "trace")]
+    def recorded(self, *arguments: object, options: Sequence[str] = ()) -> list[int]:
+        """The same, under ``mmiotap record`` with these options."""
+        record = [sys.executable, "-m", "mmiotap", "record", "-q", "-f", "-o", str(self._folder / "trace"), *options]
         return _numbers([*record, "--map", str(self.device), "--", str(self._program), *map(str, arguments)])
 
 

@@ -10,6 +10,7 @@ SCALING_GOAL = 1.8
 ACCESSES = 60_000
 ROUNDS = 8
 TURNS = 5
+TRAPPED = ("--patch", "off")
 
 
 def run() -> list[Result]:
@@ -18,8 +19,8 @@ def run() -> list[Result]:
         bare, mmio, loop = [], [], []
         for _ in range(TURNS):
             bare += _pairs(trap.alone("bare", "-", ROUNDS, ACCESSES))
-            mmio += _pairs(trap.recorded("mmio", trap.device, ROUNDS, ACCESSES))
-            loop += _pairs(trap.recorded("loop", trap.device, ROUNDS, ACCESSES))
+            mmio += _pairs(trap.recorded("mmio", trap.device, ROUNDS, ACCESSES, options=TRAPPED))
+            loop += _pairs(trap.recorded("loop", trap.device, ROUNDS, ACCESSES, options=TRAPPED))
     trap_alone = statistics.median(one for one, _ in bare)
     ratio = statistics.median(one for one, _ in mmio) / trap_alone
     following = statistics.median(one for one, _ in loop) / trap_alone
