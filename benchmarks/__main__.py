@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("trap", "patched", "untouched", "store", "startup", "import_mmiotrace")
+NAMES = ("trap", "patched", "punned", "untouched", "store", "startup", "import_mmiotrace")
 
 
 def main(names: list[str]) -> int:

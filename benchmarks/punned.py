@@ -1,12 +1,11 @@
-"""How many instructions that access memory can become a jump, and how: the punned share.
+"""The punned share: how many instructions that access memory can become a jump, and how.
 
-Real programs, where real processes have them: libc and CPython of this machine, and Debian's optimised DPDK driver of the
-e1000. The rules are the agent's: thunk.rs says which instructions have a thunk, jump.rs where a jump from one can lead, room.rs which
-pages may be mapped. Each site stands for itself here, as if it were the only one that is patched: two punned neighbours lean
-on each other's bytes, and the second is then patched with what the first has become. Code is disassembled from each
-section's start on.
+Real programs, where real processes have them: libc and CPython of this machine, and Debian's optimised DPDK driver of
+the e1000. Asked is what the agent asks: where a jump from a site can lead (jump.rs), and which pages may be mapped
+(room.rs). Each site stands for itself, as if no other were patched: punned neighbours lean on each other's bytes, and
+the agent then patches the one over what the other has become.
 
-    python -m benchmarks.punned      the table of docs/performance.md, length by length
+    python -m benchmarks.punned      the tables of docs/performance.md
 """
 
 import os
@@ -20,32 +19,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.elf.constants import SH_FLAGS
-from elftools.elf.elffile import ELFFile
-from iced_x86 import Decoder, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register, RegisterExt
-
 from benchmarks.result import Result
+from benchmarks.sites import PAGE, Code, Site, code_of
 
-#: Debian's package of the DPDK driver, whatever its version is called, and the driver in it.
-PACKAGE = "^librte-net-e1000-[0-9]*$"
-DRIVER = "librte_net_e1000.so*"
+#: The DPDK driver: how Debian's package begins, and the file in it.
+PACKAGE = "librte-net-e1000-"
+DRIVER = "librte_net_e1000.so.*"
 #: Processes whose layouts are tried: each has its libraries at other addresses.
 LAYOUTS = 8
 TIME_LIMIT = 120
 
-PAGE = 4096
 #: As in jump.rs, room.rs and space.rs.
-PAGES, STEP, LANDING = 64, 16, 14
+JUMP, PAGES, STEP, LANDING = 5, 64, 16, 14
 HEAP_GROWS, STACK_GROWS = 256 << 20, 72 << 20
 LOWEST, HIGHEST = 0x10000, 0x7FFF_FFFF_F000
-JUMP = 5
 
-WIDTHS = (1, 2, 4, 8)
-WAYS = ("plain", "punned", "none")
+WAYS = {"plain": "a plain jump", "punned": "a punned jump", "none": "no jump"}
 #: Bytes of a site; the last stands for all longer ones too.
-LENGTHS = (2, 3, 4, 5)
+LENGTHS = {2: "2 bytes", 3: "3", 4: "4", 5: "5 or more"}
 
-#: Prints where CPython and libc have some function, then all mappings.
+#: Loads what it is given, tells where CPython and libc have some function, and all its mappings.
 PROCESS = """
 import ctypes, pathlib, sys
 for library in sys.argv[1:]:
@@ -57,115 +50,102 @@ print(pathlib.Path("/proc/self/maps").read_text(), end="")
 
 
 @dataclass(frozen=True)
-class Site:
-    """An instruction that the agent would patch."""
-
-    address: int  #: in its file
-    length: int
-    behind: bytes  #: the code that follows it
-
-
-@dataclass(frozen=True)
-class Code:
-    """What a file's code consists of."""
-
-    first: int  #: the address of the file's start, as the file has it
-    sites: list[Site]
-    accesses: int  #: instructions with a memory operand that they access, sites or not
-
-
-@dataclass(frozen=True)
 class Share:
     """What becomes of one file's sites, in all layouts together."""
 
     name: str
     code: Code
-    ways: Counter[tuple[int, str]]  #: by length and way
+    counts: Counter[tuple[int, str]]  #: by length and way
 
-    def percent(self, way: str, lengths: tuple[int, ...] = LENGTHS) -> float:
+    def percent(self, lengths: list[int], way: str) -> float:
         """Of the sites of these lengths."""
-        return 100 * sum(self.ways[length, way] for length in lengths) / self._sites(lengths)
+        return 100 * self._count(lengths, [way]) / self._count(lengths, list(WAYS))
 
-    def percent_of_length(self, length: int) -> float:
-        """Of all sites."""
-        return 100 * self._sites((length,)) / self._sites(LENGTHS)
+    def of_length(self, length: int) -> str:
+        """Of all sites, those of this length; of these, those that get no jump."""
+        share = 100 * self._count([length], list(WAYS)) / self._count(list(LENGTHS), list(WAYS))
+        return f"{share:.1f} % / {self.percent([length], 'none'):.1f} %"
 
-    def _sites(self, lengths: tuple[int, ...]) -> int:
-        return sum(self.ways[length, way] for length in lengths for way in WAYS)
+    def _count(self, lengths: list[int], ways: list[str]) -> int:
+        return sum(self.counts[length, way] for length in lengths for way in ways)
 
 
 class Layout:
     """Where everything is in a process."""
 
     def __init__(self, driver: Path | None) -> None:
-        command = [sys.executable, "-c", PROCESS, *([driver] if driver else [])]
+        command = [sys.executable, "-c", PROCESS, *([str(driver)] if driver else [])]
         environment = os.environ | ({"LD_LIBRARY_PATH": str(driver.parent)} if driver else {})
         said = subprocess.run(
             command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT, env=environment
         ).stdout.splitlines()
-        mappings = [_mapping(line) for line in said[2:]]
-        self.starts: dict[str, int] = {}  #: where each file's start is
-        for start, _, path in mappings:
+        mappings = sorted(map(_mapping, said[2:]))
+        self.starts: dict[str, int] = {}  #: where each file's first page is
+        self._taken: list[tuple[int, int]] = []  # in order, and apart
+        for start, end, path in mappings:
             self.starts.setdefault(path, start)
+            low, high = start - STACK_GROWS * (path == "[stack]"), end + HEAP_GROWS * (path == "[heap]")
+            if self._taken and low <= self._taken[-1][1]:
+                before = self._taken.pop()
+                low, high = before[0], max(before[1], high)
+            self._taken.append((low, high))
         cpython, libc = (next(path for start, end, path in mappings if start <= int(at) < end) for at in said[:2])
-        self.files = {"libc": libc, "CPython": cpython} | ({"DPDK's e1000": str(driver.resolve())} if driver else {})
-        self._taken: list[tuple[int, int]] = []
-        for start, end, path in sorted(mappings):
-            start -= STACK_GROWS * (path == "[stack]")
-            end += HEAP_GROWS * (path == "[heap]")
-            if self._taken and self._taken[-1][1] >= start:
-                start, end = self._taken[-1][0], max(end, self._taken.pop()[1])
-            self._taken.append((start, end))
-
-    def is_free(self, page: int) -> bool:
-        """Can it be mapped?"""
-        before = bisect_right(self._taken, (page + PAGE - 1, HIGHEST)) - 1
-        return LOWEST <= page < HIGHEST and (before < 0 or self._taken[before][1] <= page)
+        #: What is looked at: name and path.
+        self.files = {"libc": libc, "CPython": cpython}
+        if driver:
+            self.files["DPDK's e1000"] = str(driver.resolve())
 
     def way(self, site: Site, at: int) -> str:
         """What becomes of a site at this address."""
         if site.length >= JUMP:
-            return "plain"  # thunks are near: 2 GiB to either side are never full
+            return "plain"  # somewhere within 2 GiB thunks always find room
         return "punned" if any(self._lands(site, at, prefixes) for prefixes in (0, 1)) else "none"
 
     def _lands(self, site: Site, at: int, prefixes: int) -> bool:
-        """Is there a place where a jump with so many prefixes, whose last bytes are those behind the site, can lead?"""
+        """Can a jump with so many prefixes, whose last bytes are those behind the site, lead anywhere?"""
         free = site.length - prefixes - 1
         if free < 0:
             return False
-        fixed = bytes(free) + site.behind[: 4 - free]
-        window = at + prefixes + JUMP + int.from_bytes(fixed, "little", signed=True)
+        displacement = int.from_bytes(bytes(free) + site.behind[: 4 - free], "little", signed=True)
+        window = at + prefixes + JUMP + displacement
         end = window + (1 << 8 * free)
         for page in range(window // PAGE * PAGE, end, PAGE)[:PAGES]:
             places = range(max(page, window), min(end, page + PAGE), STEP)
-            if any(place % PAGE + LANDING <= PAGE for place in places) and self.is_free(page):
+            if self._is_free(page) and any(place % PAGE + LANDING <= PAGE for place in places):
                 return True
         return False
 
+    def _is_free(self, page: int) -> bool:
+        before = bisect_right(self._taken, (page + PAGE - 1, HIGHEST)) - 1
+        return LOWEST <= page < HIGHEST and (before < 0 or self._taken[before][1] <= page)
+
 
 def run() -> list[Result]:
-    """Of the sites of each file, the percentage that goes each way."""
+    """Of each file's sites, the share that goes each way."""
     return [
-        Result(f"sites in {share.name} that get {_words(way)}", "", share.percent(way), "%", True)
+        Result(f"sites in {share.name} that get {words}", "", share.percent(list(LENGTHS), way), "%", True)
         for share in shares()
-        for way in WAYS
+        for way, words in WAYS.items()
     ]
 
 
 def main() -> None:
-    """The table, in Markdown."""
-    print("| | memory instructions | sites | " + " | ".join(_words(way) for way in WAYS) + " |")
-    print("|---" * (3 + len(WAYS)) + "|")
+    """The tables, in Markdown."""
     found = shares()
-    for share in found:
-        ways = " | ".join(f"{share.percent(way):.1f} %" for way in WAYS)
-        print(f"| {share.name} | {share.code.accesses:,} | {len(share.code.sites):,} | {ways} |")
-    print("\n| | " + " | ".join(f"{_length(length)}: of all sites, of them punned" for length in LENGTHS) + " |")
-    print("|---" * (1 + len(LENGTHS)) + "|")
-    for share in found:
-        parts = [f"{share.percent_of_length(length):.1f} %" for length in LENGTHS]
-        punned = [f", {share.percent('punned', (length,)):.1f} %" if length < JUMP else "" for length in LENGTHS]
-        print(f"| {share.name} | " + " | ".join(map("".join, zip(parts, punned, strict=True))) + " |")
+    rows = [
+        [share.name, f"{share.code.accesses:,}", f"{len(share.code.sites):,}"]
+        + [f"{share.percent(list(LENGTHS), way):.2f} %" for way in WAYS]
+        for share in found
+    ]
+    _print_table(["", "memory instructions", "sites", *WAYS.values()], rows)
+    rows = [[share.name] + [share.of_length(length) for length in LENGTHS] for share in found]
+    _print_table(["share of the sites / of these no jump", *LENGTHS.values()], rows)
+
+
+def _print_table(head: list[str], rows: list[list[str]]) -> None:
+    for row in [head, ["---"] * len(head), *rows]:
+        print("| " + " | ".join(row) + " |")
+    print()
 
 
 def shares() -> list[Share]:
@@ -175,77 +155,39 @@ def shares() -> list[Share]:
         return [_share(name, path, layouts) for name, path in layouts[0].files.items()]
 
 
-def sites(path: Path) -> Code:
-    """The memory accesses of a file, and those that the agent would patch."""
-    found: list[Site] = []
-    accesses = 0
-    with path.open("rb") as stream:
-        file = ELFFile(stream)
-        for section in file.iter_sections("SHT_PROGBITS"):
-            if not section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR:
-                continue
-            code, start = section.data(), section["sh_addr"]
-            for instruction in Decoder(64, code, ip=start):
-                if _accesses_memory(instruction):
-                    accesses += 1
-                    if _is_site(instruction):
-                        behind = instruction.next_ip - start
-                        found.append(Site(instruction.ip, instruction.len, code[behind : behind + JUMP]))
-        first = min(segment["p_vaddr"] for segment in file.iter_segments("PT_LOAD")) // PAGE * PAGE
-    return Code(first, found, accesses)
-
-
 def _share(name: str, path: str, layouts: list[Layout]) -> Share:
-    code = sites(Path(path))
-    ways = Counter(
-        (min(site.length, JUMP), layout.way(site, layout.starts[path] - code.first + site.address))
+    code = code_of(Path(path))
+    counts = Counter(
+        (min(site.length, JUMP), layout.way(site, layout.starts[path] + site.offset))
         for layout in layouts
         for site in code.sites
     )
-    return Share(name, code, ways)
+    return Share(name, code, counts)
 
 
-def _accesses_memory(instruction: Instruction) -> bool:
-    operands = [instruction.op_kind(op) for op in range(instruction.op_count)]
-    return (
-        any(kind == OpKind.MEMORY or OpKind.MEMORY_SEG_SI <= kind <= OpKind.MEMORY_ESRDI for kind in operands)
-        and instruction.mnemonic not in (Mnemonic.LEA, Mnemonic.NOP)
-        and not instruction.is_invalid
-    )
+@contextmanager
+def _driver() -> Iterator[Path | None]:
+    """DPDK's e1000 driver and beside it the libraries that it needs, out of Debian's packages; nothing is installed."""
+    with tempfile.TemporaryDirectory(prefix="mmiotap-bench-") as folder:
+        driver = None
+        try:
+            driver = _unpacked(Path(folder))
+        except (OSError, subprocess.CalledProcessError, StopIteration):
+            print("punned: without DPDK's e1000: apt-get could not download it (apt-get update?)", file=sys.stderr)
+        yield driver
 
 
-_INFO = InstructionInfoFactory()
-_ACCESSES = (OpAccess.READ, OpAccess.WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE)
-#: Memory operands that the agent treats in a way of their own.
-_OTHERS = (
-    Mnemonic.PUSH, Mnemonic.POP, Mnemonic.CALL, Mnemonic.JMP, Mnemonic.XCHG, Mnemonic.MOVNTDQA, Mnemonic.VMOVNTDQA,
-    Mnemonic.CLFLUSH, Mnemonic.CLFLUSHOPT, Mnemonic.CLWB, Mnemonic.CLDEMOTE,
-    Mnemonic.VMASKMOVPS, Mnemonic.VMASKMOVPD, Mnemonic.VPMASKMOVD, Mnemonic.VPMASKMOVQ,
-)  # fmt: skip
-
-
-def _is_site(instruction: Instruction) -> bool:
-    """As decode::classify and thunk::is_possible have it: a load, a store, or a read-modify-write without a lock."""
-    kinds = [instruction.op_kind(op) for op in range(instruction.op_count)]
-    registers = [instruction.op_register(op) for op, kind in enumerate(kinds) if kind == OpKind.REGISTER]
-    if (
-        kinds.count(OpKind.MEMORY) != 1
-        or any(OpKind.MEMORY_SEG_SI <= kind <= OpKind.MEMORY_ESRDI for kind in kinds)
-        or instruction.mnemonic in _OTHERS
-        or instruction.is_vsib
-        or instruction.has_op_mask
-        or instruction.segment_prefix in (Register.FS, Register.GS)
-        or any(_is_stack(register) for register in [instruction.memory_base, *registers])
-    ):
-        return False
-    moves_operand = instruction.mnemonic in (Mnemonic.BT, Mnemonic.BTS, Mnemonic.BTR, Mnemonic.BTC) and registers
-    memory = _INFO.info(instruction).used_memory()
-    if moves_operand or len(memory) != 1:
-        return False
-    access = memory[0].access
-    if access == OpAccess.COND_READ:
-        return instruction.code_name...
-    return False
+def _unpacked(folder: Path) -> Path:
+    search = ["apt-cache", "search", "--names-only", f"^{PACKAGE}"]
+    found = subprocess.run(search, check=True, capture_output=True, text=True, timeout=TIME_LIMIT).stdout.split()
+    package = next(word for word in found if word.startswith(PACKAGE))
+    (folder / "partial").mkdir()
+    download = ["apt-get", "install", "--download-only", "--reinstall", "--no-install-recommends", "-qq", "-y"]
+    download += ["-o", f"Dir::Cache::archives={folder}", "-o", "Debug::NoLocking=1", package]
+    subprocess.run(download, check=True, capture_output=True, timeout=TIME_LIMIT)
+    for archive in folder.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", archive, folder], check=True, timeout=TIME_LIMIT)
+    return next(folder.glob(f"usr/lib/*/{DRIVER}"))
 
 
 def _mapping(line: str) -> tuple[int, int, str]:
@@ -253,3 +195,7 @@ def _mapping(line: str) -> tuple[int, int, str]:
     words = line.split(maxsplit=5)
     start, end = words[0].split("-")
     return int(start, 16), int(end, 16), words[5] if len(words) > 5 else ""
+
+
+if __name__ == "__main__":
+    main()
