@@ -34,8 +34,8 @@ struct Pool {
 
 struct Landing {
     place: Twin,
-    /// Offsets of the jumps in it.
-    taken: Vec<usize>,
+    /// The jumps in it: at which offset, and where to. They stay: a thread may be on its way through one.
+    taken: Vec<(usize, usize)>,
 }
 
 struct Space {
@@ -109,10 +109,13 @@ pub fn land(lock: &Guard, room: &Room, at: usize, target: usize) -> bool {
         return false;
     };
     let landing = &mut space.landings[index];
-    if landing.taken.iter().any(|taken| taken.abs_diff(offset) < LANDING) {
+    if landing.taken.contains(&(offset, target)) {
+        return true;
+    }
+    if landing.taken.iter().any(|taken| taken.0.abs_diff(offset) < LANDING) {
         return false;
     }
-    landing.taken.push(offset);
+    landing.taken.push((offset, target));
     // jmp [rip + 0], and behind it the address
     let mut jump = [0xff, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     jump[6..].copy_from_slice(&(target as u64).to_le_bytes());
@@ -131,9 +134,10 @@ pub fn after_fork(lock: &Guard) {
     let space = space(lock);
     space.pools.iter_mut().for_each(|pool| pool.used = POOL);
     for landing in &mut space.landings {
-        landing.taken.clear();
-        // Everything in the page is taken.
-        (0..PAGE).step_by(LANDING).for_each(|offset| landing.taken.push(offset));
+        // Everything else in the page is taken, too.
+        let jumps = landing.taken.clone();
+        let is_free = |offset: &usize| !jumps.iter().any(|taken| taken.0 == *offset);
+        landing.taken.extend((0..PAGE).step_by(LANDING).filter(is_free).map(|offset| (offset, 0)));
     }
 }
 

@@ -1,6 +1,7 @@
 //! x86-64: decode, run out of line.
 
 pub mod ahead;
+pub mod cfi;
 mod code;
 mod decode;
 pub mod exec;

@@ -16,6 +16,7 @@ use alloc::vec::Vec;
 use iced_x86::{Code, Encoder, EncodingKind, Instruction, MemoryOperand, Mnemonic, OpKind, Register};
 
 use super::Frame;
+use super::cfi::Cfi;
 use super::decode::without_absolute_address;
 use super::frame::{DIRECTION_FLAG, RAX, RCX, RDI, RDX, RSI, RSP, STATUS_FLAGS};
 use super::log::{self, Routine};
@@ -32,7 +33,7 @@ const ROW: i32 = 0x30;
 const REGISTERS: i32 = 0x40;
 const FLAGS: i32 = 0x78;
 /// What the shared code changes.
-const KEPT: [usize; 7] = [RAX, RCX, RDX, RSI, RDI, 8, 9];
+pub const KEPT: [usize; 7] = [RAX, RCX, RDX, RSI, RDI, 8, 9];
 
 /// The most bytes that a thunk takes.
 pub const MOST: usize = 512;
@@ -89,10 +90,11 @@ pub fn has_clock() -> bool {
     unsafe { core::arch::x86_64::__cpuid(LEAF).edx & (1 << 27) != 0 }
 }
 
-/// The code of a site's thunk for this address. None: it cannot be encoded there.
-pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk)> {
+/// The code of a site's thunk for this address, and what unwinders must know of it. None: it cannot be encoded there.
+pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk, Cfi)> {
     let thunk = Thunk { start, ..Thunk::default() };
-    let mut code = Assembler { bytes: Vec::with_capacity(MOST), calls: Vec::new(), start, thunk };
+    let cfi = Cfi::new(start, site.pc + site.length);
+    let mut code = Assembler { bytes: Vec::with_capacity(MOST), calls: Vec::new(), start, thunk, cfi };
     let is_wide = site.width > 8;
     let on_copy = with_operand_at(&site.instruction, Register::RSP, COPY);
     code.lea_rsp(-FRAME);
@@ -106,6 +108,7 @@ pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk)>
     let descriptor = code.lea_rsi();
     code.call(Routine::Enter);
     let outside = code.jump_if_carry();
+    code.cfi.remember(code.here());
     code.thunk.accesses[0] = code.here();
     match site.class {
         _ if is_wide => {
@@ -165,6 +168,7 @@ pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk)>
     code.lea_rsp(FRAME);
     code.jump(site.pc + site.length)?;
     code.set_relative(outside, code.here())?;
+    code.cfi.recall(code.here());
     code.bring_back();
     code.lea_rsp(FRAME);
     code.thunk.outside = code.here();
@@ -174,7 +178,7 @@ pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk)>
     code.set_relative(descriptor, code.here())?;
     code.descriptor(site);
     code.thunk.end = code.here();
-    (code.bytes.len() <= MOST).then_some((code.bytes, code.thunk))
+    (code.bytes.len() <= MOST).then_some((code.bytes, code.thunk, code.cfi))
 }
 
 impl Thunk {
@@ -245,6 +249,7 @@ struct Assembler {
     calls: Vec<(Later, Routine)>,
     start: usize,
     thunk: Thunk,
+    cfi: Cfi,
 }
 
 /// The place of a 32-bit displacement that is not known yet.
@@ -271,12 +276,19 @@ impl Assembler {
     fn lea_rsp(&mut self, by: i32) {
         self.push_bytes(&[0x48, 0x8d, 0xa4, 0x24]);
         self.push_bytes(&by.to_le_bytes());
+        self.cfi.depth(self.here(), if by < 0 { FRAME as usize } else { 0 });
     }
 
     /// mov between a register and [rsp + offset].
     fn move_stack(&mut self, opcode: u8, register: usize, offset: i32) {
         let rex = 0x48 | if register >= 8 { 4 } else { 0 };
         self.push_bytes(&[rex, opcode, 0x44 | (register as u8 & 7) << 3, 0x24, offset as u8]);
+        if KEPT.contains(&register) && offset == kept_at(register) {
+            match opcode {
+                STORE => self.cfi.kept(self.here(), register, (FRAME - offset) as usize),
+                _ => self.cfi.brought_back(self.here(), register),
+            }
+        }
     }
 
     /// rdi = the address of the operand.
