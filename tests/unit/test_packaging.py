@@ -43,6 +43,7 @@ def test_the_agent_exports_only_what_it_stands_in_for() -> None:
         *("mmap", "mmap64", "munmap", "mremap", "mprotect"),
         *("sigaction", "__sigaction", "signal", "bsd_signal", "ssignal", "sysv_signal", "__sysv_signal"),
         *("sigprocmask", "pthread_sigmask", "sigsuspend", "ppoll", "pselect", "epoll_pwait", "epoll_pwait2"),
+        "_Unwind_Find_FDE",
         *("mmiotap_agent_mark", "mmiotap_agent_patch", "mmiotap_agent_unpatch"),
     }
 

@@ -1,26 +1,27 @@
-//! Thunks as others see them: debuggers, and what unwinds the stack in the program itself.
+//! Thunks as others see them: debuggers, and whoever unwinds the stack in the program itself.
 //!
 //! Each thunk, and each jump to one, is described by a small ELF object in memory: a symbol, and how to unwind the code
 //! ([`Cfi`]). Debuggers find these objects by the interface that gdb made for JIT compilers (gdb manual, "JIT Compilation
-//! Interface"; lldb has it too). libgcc, which unwinds for C++, for backtrace(3) and for pthread_cancel(3), asks
-//! `_Unwind_Find_FDE` for the description of an address. That function is here first: its own way for code made at run time
-//! (`__register_frame`) allocates with malloc and takes a lock, neither of which may be done on a trap path.
+//! Interface"). libgcc, which unwinds for C++, for backtrace(3) and for pthread_cancel(3), asks [`_Unwind_Find_FDE`] for the
+//! description of an address: that function is here first. libgcc's own way to add descriptions at run time,
+//! `__register_frame`, is not used: it allocates with malloc and takes a lock, neither of which may be done on a trap path.
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::vec::Vec;
 use core::arch::global_asm;
-use core::ffi::c_void;
-use core::mem::transmute;
+use core::ffi::{CStr, c_void};
+use core::mem::{offset_of, transmute};
 use core::ptr::{null, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use super::registry;
+use libc::{Elf64_Ehdr, Elf64_Shdr, Elf64_Sym};
+
+use super::{Patch, registry};
 use crate::arch::cfi::Cfi;
 use crate::region::Guard;
 
-// What a debugger looks for: a list of objects, and a function with a breakpoint of its own in it. Hidden: a JIT compiler in the program has
-// its own of these names.
+// What a debugger looks for: the head of a list of objects, and a function where it sets a breakpoint, called when the list has
+// grown. Hidden: a JIT compiler in the program has a list of its own.
 global_asm!(
     ".pushsection .text",
     ".globl __jit_debug_register_code",
@@ -40,7 +41,12 @@ global_asm!(
     ".popsection",
 );
 
-/// The list's head (struct jit_descriptor).
+unsafe extern "C" {
+    static mut __jit_debug_descriptor: Descriptor;
+    fn __jit_debug_register_code();
+}
+
+/// struct jit_descriptor
 #[repr(C)]
 struct Descriptor {
     version: u32,
@@ -49,76 +55,185 @@ struct Descriptor {
     first: *mut Entry,
 }
 
-/// struct jit_code_entry
+/// struct jit_code_entry, and behind it its object.
 #[repr(C)]
 struct Entry {
     next: *mut Entry,
     previous: *mut Entry,
-    object: *const u8,
+    address: *const Object,
     size: u64,
+    object: Object,
 }
 
-const REGISTER: u32 = 1;
+const JIT_REGISTER_FN: u32 = 1;
 
-unsafe extern "C" {
-    static mut __jit_debug_descriptor: Descriptor;
-    fn __jit_debug_register_code();
+const SECTIONS: usize = 5;
+const SYMBOLS: usize = 2;
+const NAMES: usize = 80;
+/// More than any thunk's description takes.
+const FRAMES: usize = 384;
+
+/// Everything about one piece of code (System V ABI, chapter 4).
+#[repr(C)]
+struct Object {
+    header: Elf64_Ehdr,
+    sections: [Elf64_Shdr; SECTIONS],
+    symbols: [Elf64_Sym; SYMBOLS],
+    names: [u8; NAMES],
+    frames: [u8; FRAMES],
 }
 
-/// Tells of a piece of code, for ever. Returns its FDE.
-pub fn tell(_lock: &Guard, name: &str, site: usize, start: usize, end: usize, cfi: Cfi) -> *const c_void {
+/// The names of the sections, and where the name of the code begins.
+const SECTION_NAMES: &[u8] = b"\0.text\0.eh_frame\0.symtab\0.strtab\0";
+const TEXT: u32 = 1;
+const EH_FRAME: u32 = 7;
+const SYMTAB: u32 = 17;
+const STRTAB: u32 = 25;
+
+const SHT_PROGBITS: u32 = 1;
+const SHT_SYMTAB: u32 = 2;
+const SHT_STRTAB: u32 = 3;
+const SHT_NOBITS: u32 = 8;
+const SHF_ALLOC: u64 = 2;
+const SHF_EXECINSTR: u64 = 4;
+const STT_FUNC: u8 = 2;
+
+impl Object {
+    fn new(name: &[u8], start: usize, end: usize, frames: &[u8]) -> Object {
+        // SAFETY: numbers, for which 0 is a value.
+        let mut object: Object = unsafe { core::mem::zeroed() };
+        let header = &mut object.header;
+        header.e_ident[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        (header.e_type, header.e_machine, header.e_version) = (libc::ET_REL, libc::EM_X86_64, 1);
+        (header.e_ehsize, header.e_shentsize) = (size_of::<Elf64_Ehdr>() as u16, size_of::<Elf64_Shdr>() as u16);
+        (header.e_shoff, header.e_shnum, header.e_shstrndx) = (offset_of!(Object, sections) as u64, SECTIONS as u16, 4);
+
+        object.names[..SECTION_NAMES.len()].copy_from_slice(SECTION_NAMES);
+        let room = &mut object.names[SECTION_NAMES.len()..NAMES - 1];
+        let length = name.len().min(room.len());
+        room[..length].copy_from_slice(&name[..length]);
+        object.frames[..frames.len()].copy_from_slice(frames);
+
+        let section = |name, kind, offset: usize, size: usize| Elf64_Shdr {
+            sh_name: name,
+            sh_type: kind,
+            sh_flags: 0,
+            sh_addr: 0,
+            sh_offset: offset as u64,
+            sh_size: size as u64,
+            sh_link: 0,
+            sh_info: 0,
+            sh_addralign: 8,
+            sh_entsize: 0,
+        };
+        let code = section(TEXT, SHT_NOBITS, 0, end - start);
+        object.sections[1] =
+            Elf64_Shdr { sh_flags: SHF_ALLOC | SHF_EXECINSTR, sh_addr: start as u64, sh_addralign: 1, ..code };
+        // Four zeros end them.
+        let frames = section(EH_FRAME, SHT_PROGBITS, offset_of!(Object, frames), frames.len() + 4);
+        object.sections[2] = Elf64_Shdr { sh_flags: SHF_ALLOC, ..frames };
+        let symbols = section(SYMTAB, SHT_SYMTAB, offset_of!(Object, symbols), SYMBOLS * size_of::<Elf64_Sym>());
+        let (strings, locals) = (4, SYMBOLS as u32);
+        object.sections[3] =
+            Elf64_Shdr { sh_link: strings, sh_info: locals, sh_entsize: size_of::<Elf64_Sym>() as u64, ..symbols };
+        object.sections[4] = section(STRTAB, SHT_STRTAB, offset_of!(Object, names), NAMES);
+
+        let symbol = &mut object.symbols[1];
+        (symbol.st_name, symbol.st_info, symbol.st_shndx) = (SECTION_NAMES.len() as u32, STT_FUNC, 1);
+        symbol.st_size = (end - start) as u64;
+        object
+    }
+}
+
+/// Tells of a piece of code that is there for ever, on the way from or to this site. Returns its FDE; null: it has none.
+pub fn tell(_lock: &Guard, what: &str, site: usize, start: usize, end: usize, cfi: Cfi) -> *const c_void {
     let (frames, fde) = cfi.end(end);
-    let (object, frames_at) = object(&format!("mmiotap_{name}_of_{site:#x}"), start, end, &frames);
-    let object = Box::leak(object.into_boxed_slice());
+    if frames.len() + 4 > FRAMES {
+        return null();
+    }
+    let object = Object::new(format!("mmiotap_{what}_of_{site:#x}").as_bytes(), start, end, &frames);
+    let size = size_of::<Object>() as u64;
+    let entry = Box::leak(Box::new(Entry { next: null_mut(), previous: null_mut(), address: null(), size, object }));
+    entry.address = &raw const entry.object;
+    entry.object.sections[2].sh_addr = entry.object.frames.as_ptr() as u64;
+    let fde = entry.object.frames[fde..].as_ptr().cast();
     let descriptor = &raw mut __jit_debug_descriptor;
-    // SAFETY: the list is changed under the lock only; a debugger reads it while the program stands still.
+    // SAFETY: the list changes under the lock; a debugger reads it while the program stands still.
     unsafe {
-        let first = (*descriptor).first;
-        let entry = Entry { next: first, previous: null_mut(), object: object.as_ptr(), size: object.len() as u64 };
-        let entry = Box::leak(Box::new(entry));
-        if let Some(first) = first.as_mut() {
-            first.previous = entry;
+        let entry = &raw mut *entry;
+        (*entry).next = (*descriptor).first;
+        if let Some(next) = (*entry).next.as_mut() {
+            next.previous = entry;
         }
         (*descriptor).first = entry;
         (*descriptor).relevant = entry;
-        (*descriptor).action = REGISTER;
+        (*descriptor).action = JIT_REGISTER_FN;
         __jit_debug_register_code();
     }
-    object[frames_at + fde..].as_ptr().cast()
+    fde
 }
 
-/// Tells of the jump at `start` to this site's thunk.
+/// Tells of a jump to this thunk.
 pub fn tell_landing(lock: &Guard, start: usize, length: usize, thunk: usize) {
-    if let Some(patch) = registry::find(thunk) {
-        let site = patch.site;
+    if let Some(Patch { site, .. }) = registry::find(thunk) {
         tell(lock, "jump", site.pc, start, start + length, Cfi::new(start, site.pc + site.length));
     }
 }
 
-/// An ELF object (System V ABI, chapter 4) with one function, and where in it the description of its frames begins.
-fn object(name: &str, start: usize, end: usize, frames: &[u8]) -> (Vec<u8>, usize) {
-    const HEADER: usize = 64;
-    const NAMES: &[u8] = b"\0.text\0.eh_frame\0.symtab\0.strtab\0";
-    const TEXT: u32 = 1;
-    const EH_FRAME: u32 = 7;
-    const SYMTAB: u32 = 17;
-    const STRTAB: u32 = 25;
-    const { assert!(NAMES[EH_FRAME as usize + 1] == b'e' && NAMES[SYMTAB as usize + 2] == b'y' && NAMES[STRTAB as usize + 2] == b't') };
+/// libgcc's struct dwarf_eh_bases (unwind-dw2-fde.h).
+#[repr(C)]
+pub struct Bases {
+    text: *const c_void,
+    data: *const c_void,
+    function: *const c_void,
+}
 
-    let mut object = Vec::with_capacity(1024);
-    object.resize(HEADER, 0);
-    let frames_at = object.len();
-    object.extend_from_slice(frames);
-    object.extend_from_slice(&[0; 8]);
-    let symbols_at = object.len();
-    object.extend_from_slice(&[0; 24]);
-    // A function, local, in the first section, at its beginning.
-    push(&mut object, &[NAMES.len() as u64 | (libc::STT_FUNC_ << 32) | 1 << 48, 0, (end - start) as u64]);
-    let names_at = object.len();
-    object.extend_from_slice(NAMES);
-    object.extend_from_slice(name.as_bytes());
-    object.push(0);
-    object.resize(object.len().next_multiple_of(8), 0);
-    let sections_at = object.len();
-    (object, frames_at)
+type FindFde = unsafe extern "C" fn(*const c_void, *mut Bases) -> *const c_void;
+
+/// libgcc asks: which FDE describes the code at `pc`? Null: none is known.
+///
+/// # Safety
+/// `bases` is the caller's, to be filled.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[allow(non_snake_case)] // it stands in for a function of this name
+pub unsafe extern "C" fn _Unwind_Find_FDE(pc: *const c_void, bases: *mut Bases) -> *const c_void {
+    if let Some((fde, function)) = find(pc as usize) {
+        // SAFETY: the caller's promise.
+        unsafe { *bases = Bases { text: null(), data: null(), function: function as *const c_void } };
+        return fde;
+    }
+    let real = real();
+    if real.is_null() {
+        return null();
+    }
+    // SAFETY: libgcc has it under this name, whose type does not change (it is exported since GCC 3.0).
+    let real: FindFde = unsafe { transmute(real) };
+    // SAFETY: the caller's promise.
+    unsafe { real(pc, bases) }
+}
+
+/// The FDE, and the start of the code that it is about.
+fn find(pc: usize) -> Option<(*const c_void, usize)> {
+    if let Some(patch) = registry::find(pc).filter(|patch| pc < patch.thunk.end && !patch.fde.is_null()) {
+        return Some((patch.fde, patch.thunk.start));
+    }
+    // At a jump to a thunk all is as at the thunk's beginning: there it is, as far as the FDE goes.
+    let patch = registry::find(registry::landing_target(pc)?).filter(|patch| !patch.fde.is_null())?;
+    Some((patch.fde, pc))
+}
+
+/// libgcc's own function, looked up when it is first needed: when libgcc, which calls it, is there. Null: not found.
+fn real() -> *mut c_void {
+    static REAL: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+    const LIBGCC: &CStr = c"libgcc_s.so.1";
+    const NAME: &CStr = c"_Unwind_Find_FDE";
+    if REAL.load(Ordering::Relaxed).is_null() {
+        // SAFETY: the names are NUL-terminated; nothing is loaded, and libgcc stays from now on.
+        let found = unsafe {
+            let libgcc = libc::dlopen(LIBGCC.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+            libc::dlsym(if libgcc.is_null() { libc::RTLD_NEXT } else { libgcc }, NAME.as_ptr())
+        };
+        REAL.store(found, Ordering::Relaxed);
+    }
+    REAL.load(Ordering::Relaxed)
 }

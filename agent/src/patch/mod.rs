@@ -7,6 +7,7 @@
 //! changes code first gives back the punned sites before it that use it ([`with_neighbours`]), and patches them again afterwards.
 
 mod breakpoint;
+mod frames;
 mod jump;
 pub mod registry;
 mod room;
@@ -17,6 +18,7 @@ mod text;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
+use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::arch::site::Site;
@@ -32,6 +34,8 @@ use room::Room;
 pub struct Patch {
     pub site: &'static Site,
     pub thunk: Thunk,
+    /// How to unwind the thunk: its FDE, or null.
+    fde: *const c_void,
     /// Is the jump in place? Changed under the lock.
     active: AtomicBool,
     /// The jump that is, or was last, in one word: its bytes and their number. Changed under the lock.
@@ -141,12 +145,13 @@ fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Pa
         modules::Place::Object => {}
     }
     let slot = space::slot(lock, room, site.pc).ok_or(WHY_NO_TARGET)?;
-    let Some((code, thunk)) = thunk::build(site, slot, arena::wants_latency()) else {
+    let Some((code, thunk, cfi)) = thunk::build(site, slot, arena::wants_latency()) else {
         space::give_back(lock, slot);
         return Err(WHY_NO_TARGET);
     };
     space::fill(lock, slot, &code);
-    let patch = Box::leak(Box::new(Patch { site, thunk, active: AtomicBool::new(false), jump: AtomicU64::new(0) }));
+    let fde = frames::tell(lock, "thunk", site.pc, thunk.start, thunk.end, cfi);
+    let patch = Box::leak(Box::new(Patch { site, thunk, fde, active: AtomicBool::new(false), jump: AtomicU64::new(0) }));
     if !registry::set(slot, patch) {
         return Err(WHY_NO_TARGET);
     }

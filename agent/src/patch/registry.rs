@@ -61,3 +61,15 @@ pub fn is_landing(pc: usize) -> bool {
     let pages = LANDINGS.iter().map(|landing| landing.load(Ordering::Acquire));
     pages.take_while(|&page| page != 0).any(|page| page == pc / PAGE * PAGE)
 }
+
+/// Where the jump at `pc` leads, if it is one between a site and its thunk.
+pub fn landing_target(pc: usize) -> Option<usize> {
+    // jmp [rip + 0], and behind it the address
+    const JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
+    if !is_landing(pc) || pc % PAGE > PAGE - JUMP.len() - 8 {
+        return None;
+    }
+    // SAFETY: inside a page of jumps, which stays mapped.
+    let (jump, target) = unsafe { ((pc as *const [u8; 6]).read(), ((pc + JUMP.len()) as *const usize).read_unaligned()) };
+    (jump == JUMP).then_some(target)
+}

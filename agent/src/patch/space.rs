@@ -7,8 +7,8 @@ use core::cell::UnsafeCell;
 
 use libc::{MAP_FIXED_NOREPLACE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE};
 
-use super::registry;
 use super::room::Room;
+use super::{frames, registry};
 use crate::region::Guard;
 use crate::sys;
 
@@ -121,6 +121,7 @@ pub fn land(lock: &Guard, room: &Room, at: usize, target: usize) -> bool {
     jump[6..].copy_from_slice(&(target as u64).to_le_bytes());
     // SAFETY: inside the page's writable mapping, at bytes that nothing else uses.
     unsafe { core::ptr::copy_nonoverlapping(jump.as_ptr(), (landing.place.writable + offset) as *mut u8, jump.len()) };
+    frames::tell_landing(lock, at, LANDING, target);
     true
 }
 
