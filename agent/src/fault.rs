@@ -70,8 +70,11 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
     if !logging && arming::disarm(&region) {
         return Verdict::Taken;
     }
-    if logging && patch.is_some() && !lookaside::holds(touched) {
-        lookaside::insert(&region::lock(), &region, touched);
+    if let Some(patch) = patch.filter(|_| logging) {
+        patch::trapped(patch);
+        if !lookaside::holds(touched) {
+            lookaside::insert(&region::lock(), &region, touched);
+        }
     }
     access(info, frame, &region, touched, logging)
 }
@@ -116,7 +119,7 @@ fn access(info: &mut siginfo_t, frame: &mut Frame, region: &Region, touched: usi
         Outcome::Step => {
             // What stands at a patched site is a jump; in its thunk is the instruction.
             if let Some(patch) = site.and_then(Site::patch) {
-                frame.set_pc(patch.thunk.outside);
+                frame.set_pc(patch.thunk.original());
             }
             step::begin(frame, site, touched, logging);
             Verdict::Taken
@@ -175,9 +178,15 @@ fn trap(info: &siginfo_t, frame: &mut Frame) -> Verdict {
         park::stay_parked();
         return Verdict::Taken;
     }
-    if let Some(thunk) = patch::behind_breakpoint(frame.pc().wrapping_sub(1)).filter(|_| info.si_code == SI_KERNEL) {
-        frame.set_pc(thunk);
-        return Verdict::Taken;
+    let int3 = frame.pc().wrapping_sub(1);
+    if info.si_code == SI_KERNEL {
+        if patch::sampled(int3) {
+            return Verdict::Taken;
+        }
+        if let Some(thunk) = patch::behind_breakpoint(int3) {
+            frame.set_pc(thunk);
+            return Verdict::Taken;
+        }
     }
     // A debug trap without a step of ours belongs to somebody else.
     let stepped = step::finish(info, frame);

@@ -10,8 +10,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use crate::region::{Guard, Region};
 
 pub const PAGE: usize = 4096;
-/// A power of two.
-pub const ENTRIES: usize = 4096;
+/// As many as 16 bits can number.
+pub const ENTRIES: usize = 1 << 16;
 
 /// 32 bytes, whose fields arch/x86_64/log.rs names by their offsets.
 #[repr(C)]
@@ -37,6 +37,18 @@ pub static TABLE: Table = Table(UnsafeCell::new(
     [const { Entry { page: AtomicUsize::new(0), delta: 0, offset: 0, map_id: 0, prot: 0 } }; ENTRIES],
 ));
 
+/// A first look, at which no flags change: of each entry that is used, the address's bits from [`TAG_SHIFT`] on, plus 1, negated.
+/// The bits below choose the entry. So the sum with 1 and an address's own is 0 exactly if its page has the entry.
+#[repr(C, align(64))]
+pub struct Tags([AtomicUsize; ENTRIES]);
+
+pub static TAGS: Tags = Tags([const { AtomicUsize::new(0) }; ENTRIES]);
+pub const TAG_SHIFT: u32 = 28;
+
+fn tag(page: usize) -> &'static AtomicUsize {
+    &TAGS.0[page % ENTRIES]
+}
+
 fn entry(page: usize) -> *mut Entry {
     // SAFETY: inside the table.
     unsafe { TABLE.0.get().cast::<Entry>().add(page % ENTRIES) }
@@ -57,6 +69,7 @@ pub fn insert(_lock: &Guard, region: &Region, address: usize) {
         (*entry).prot = region.prot;
         (*entry).page.store(page, Ordering::Release);
     }
+    tag(page).store((address >> TAG_SHIFT).wrapping_add(1).wrapping_neg(), Ordering::Release);
 }
 
 /// Is the page of this address to be found?
@@ -67,10 +80,12 @@ pub fn holds(address: usize) -> bool {
 
 /// Forgets the pages in a range: accesses to them trap, if the front is armed.
 pub fn clear(_lock: &Guard, start: usize, end: usize) {
-    for index in 0..ENTRIES {
+    let pages = start / PAGE..end.div_ceil(PAGE);
+    for index in pages.clone().take(ENTRIES) {
         // SAFETY: an atomic in the table.
         let page = unsafe { &(*entry(index)).page };
-        if (start / PAGE..end.div_ceil(PAGE)).contains(&page.load(Ordering::Relaxed)) {
+        if pages.contains(&page.load(Ordering::Relaxed)) {
+            tag(index).store(0, Ordering::Release);
             page.store(0, Ordering::Release);
         }
     }

@@ -19,6 +19,7 @@ global_asm!(
     ".balign 16",
     "mmiotap_thread: .zero 8",
     "mmiotap_masked: .zero 32",
+    "mmiotap_ordinary: .zero 8",
     ".popsection",
 );
 
@@ -100,6 +101,16 @@ fn slot() -> *mut *mut Thread {
              options(nostack, readonly));
     }
     slot
+}
+
+/// Where a thread counts the accesses of its patched sites to ordinary memory: the offset from %fs:0.
+pub fn ordinary_offset() -> i32 {
+    let offset: i64;
+    // SAFETY: reads the word's offset from the GOT.
+    unsafe {
+        asm!("mov {0}, qword ptr [rip + mmiotap_ordinary@GOTTPOFF]", out(reg) offset, options(nostack, readonly));
+    }
+    offset as i32
 }
 
 /// Which of our signals a thread believes it has blocked (bits as in a kernel signal set).

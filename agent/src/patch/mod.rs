@@ -19,7 +19,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::arch::site::Site;
 use crate::arch::thunk::{self, Thunk};
@@ -40,6 +40,9 @@ pub struct Patch {
     active: AtomicBool,
     /// The jump that is, or was last, in one word: its bytes and their number. Changed under the lock.
     jump: AtomicU64,
+    /// Samples of accesses to ordinary memory, and to regions; see sampled().
+    ordinary: AtomicU32,
+    device: AtomicU32,
 }
 
 impl Patch {
@@ -151,7 +154,15 @@ fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Pa
     };
     space::fill(lock, slot, &code);
     let fde = frames::tell(lock, "thunk", site.pc, thunk.start, thunk.end, cfi);
-    let patch = Box::leak(Box::new(Patch { site, thunk, fde, active: AtomicBool::new(false), jump: AtomicU64::new(0) }));
+    let patch = Box::leak(Box::new(Patch {
+        site,
+        thunk,
+        fde,
+        active: AtomicBool::new(false),
+        jump: AtomicU64::new(0),
+        ordinary: AtomicU32::new(0),
+        device: AtomicU32::new(0),
+    }));
     if !registry::set(slot, patch) {
         return Err(WHY_NO_TARGET);
     }
@@ -229,6 +240,32 @@ fn with_neighbours(
         }
     }
     result
+}
+
+/// A thread's every 65,536th access to ordinary memory from a thunk traps, and every 1,023rd to a region, when its rows' segment
+/// is full. Counted at their sites, the two tell what a site is mostly used for.
+const ORDINARY: u64 = 65_536;
+const DEVICE: u64 = ROWS_PER_SEGMENT as u64;
+/// What a patched site costs ordinary memory, about a nanosecond, this many times, is what a trap costs.
+const WORTH_A_TRAP: u64 = 2048;
+
+/// Is this the int3 that samples accesses to ordinary memory? Then the thread goes on behind it.
+pub fn sampled(pc: usize) -> bool {
+    let Some(patch) = registry::find(pc).filter(|patch| patch.thunk.sample == pc) else { return false };
+    let ordinary = u64::from(patch.ordinary.fetch_add(1, Ordering::Relaxed) + 1) * ORDINARY;
+    let device = u64::from(patch.device.load(Ordering::Relaxed) + 1) * DEVICE;
+    if ordinary / WORTH_A_TRAP > device {
+        let lock = region::lock();
+        if patch.is_active() && unpatch(&lock, patch, arena::patch_protocol()).is_ok() {
+            tell(patch.site, SITE_BACK, WHY_ORDINARY);
+        }
+    }
+    true
+}
+
+/// An access to a region from a thunk has trapped.
+pub fn trapped(patch: &Patch) {
+    patch.device.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Where a thread goes on that has trapped at this address by an int3 of ours. None: it is not one.

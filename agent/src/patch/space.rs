@@ -14,7 +14,7 @@ use crate::sys;
 
 pub const PAGE: usize = 4096;
 /// Thunks are placed in slots of this size, so that a thunk is found from any address in it.
-pub const SLOT: usize = 512;
+pub const SLOT: usize = 1024;
 pub const POOL: usize = 16 * PAGE;
 /// How far a jump with 32 bits of displacement surely reaches, from anywhere in a site to anywhere in a pool.
 const REACH: usize = (1 << 31) - 2 * POOL;

@@ -35,8 +35,7 @@ global_asm!(
     ".cfi_startproc",
     "mov rax, rdi",
     "shr rax, 12",
-    "mov ecx, eax",
-    "and ecx, {last_entry}",
+    "movzx ecx, ax",
     "shl ecx, 5",
     "lea rdx, [rip + {table}]",
     "add rdx, rcx",
@@ -171,7 +170,6 @@ global_asm!(
     ".popsection",
     table = sym lookaside::TABLE,
     arena = sym crate::arena::BASE,
-    last_entry = const lookaside::ENTRIES - 1,
     enabled = const H_ENABLED,
     closed = const H_CLOSED,
     rows = const ROWS_PER_SEGMENT,
@@ -190,6 +188,7 @@ global_asm!(
 
 // width and processor, flags and map id, duration and both, kind and what follows are moved together.
 const _: () = assert!(R_CPU == R_WIDTH + 2 && R_MAP_ID == R_FLAGS + 4 && R_WIDTH == R_DURATION_NS + 4);
+const _: () = assert!(lookaside::ENTRIES == 1 << 16);
 const _: () = assert!(R_KIND + 16 == ROW_SIZE && lookaside::PAGE == 4096 && size_of::<lookaside::Entry>() == 32);
 
 unsafe extern "C" {

@@ -3,6 +3,7 @@
 //! A thunk leaves the red zone alone, keeps registers and flags in a frame below it, and changes no vector register. Its
 //! parts, in order:
 //!
+//! - a first look at the address, quick, for sites that touch ordinary memory too;
 //! - a store runs on a copy of its operand in the frame, which tells the value;
 //! - registers and flags are kept, and [`log`](super::log) looks at the address: no region there, or nothing that could be logged,
 //!   and the thread goes to the part *outside*: everything as it was, and the original instruction, which traps if it must;
@@ -22,6 +23,8 @@ use super::frame::{DIRECTION_FLAG, RAX, RCX, RDI, RDX, RSI, RSP, STATUS_FLAGS};
 use super::log::{self, Routine};
 use super::site::{Class, Site};
 use crate::layout::{NONTEMPORAL, PATCHED, R_DURATION_NS, R_VALUE, READ, ROW_SIZE, WRITE};
+use crate::lookaside::{self, TAG_SHIFT};
+use crate::thread;
 
 /// The frame: below the red zone of 128 bytes (System V ABI, 3.2.2) another 128.
 const FRAME: i32 = 256;
@@ -36,7 +39,7 @@ const FLAGS: i32 = 0x78;
 pub const KEPT: [usize; 7] = [RAX, RCX, RDX, RSI, RDI, 8, 9];
 
 /// The most bytes that a thunk takes.
-pub const MOST: usize = 512;
+pub const MOST: usize = 768;
 
 /// Where the parts of a placed thunk are.
 #[derive(Clone, Copy, Default, Debug)]
@@ -47,8 +50,10 @@ pub struct Thunk {
     accesses: [usize; 2],
     /// The original instruction on the copy.
     on_copy: usize,
-    /// The original instruction as it is.
-    pub outside: usize,
+    /// The original instruction as it is: after the first look, and after the second.
+    outside: [usize; 2],
+    /// The int3 that every so many accesses to ordinary memory come to.
+    pub sample: usize,
 }
 
 /// Can this site have a thunk?
@@ -90,6 +95,13 @@ pub fn has_clock() -> bool {
     unsafe { core::arch::x86_64::__cpuid(LEAF).edx & (1 << 27) != 0 }
 }
 
+/// Does the processor have BMI2 (CPUID 7, ebx bit 8), whose shifts leave the flags alone?
+#[allow(unused_unsafe)] // as above
+fn has_flagless_shifts() -> bool {
+    // SAFETY: every x86-64 processor has the instruction; those without the leaf answer with their highest one's data.
+    unsafe { core::arch::x86_64::__cpuid(0).eax >= 7 && core::arch::x86_64::__cpuid_count(7, 0).ebx & (1 << 8) != 0 }
+}
+
 /// The code of a site's thunk for this address, and what unwinders must know of it. None: it cannot be encoded there.
 pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk, Cfi)> {
     let thunk = Thunk { start, ..Thunk::default() };
@@ -98,6 +110,9 @@ pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk, 
     let is_wide = site.width > 8;
     let on_copy = with_operand_at(&site.instruction, Register::RSP, COPY);
     code.lea_rsp(-FRAME);
+    if has_flagless_shifts() {
+        code.first_look(site)?;
+    }
     if site.class == Class::Store && !is_wide {
         code.thunk.on_copy = code.here();
         code.instruction(&on_copy)?;
@@ -170,10 +185,7 @@ pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk, 
     code.set_relative(outside, code.here())?;
     code.cfi.recall(code.here());
     code.bring_back();
-    code.lea_rsp(FRAME);
-    code.thunk.outside = code.here();
-    code.instruction(&site.instruction)?;
-    code.jump(site.pc + site.length)?;
+    code.thunk.outside[1] = code.original(site)?;
     code.addresses_of_routines()?;
     code.set_relative(descriptor, code.here())?;
     code.descriptor(site);
@@ -182,12 +194,17 @@ pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk, 
 }
 
 impl Thunk {
+    /// The original instruction, to be run in the program's own view.
+    pub fn original(&self) -> usize {
+        self.outside[1]
+    }
+
     /// The thread has faulted in this thunk: puts it before the site, with the registers it had there. Returns whether the
     /// address of the fault is one in the alias. None: not at an instruction that can fault.
     pub fn leave(&self, frame: &mut Frame, site: usize) -> Option<bool> {
         let pc = frame.pc();
         let stack = frame.general(RSP) as usize;
-        if pc != self.outside {
+        if !self.outside.contains(&pc) {
             if self.accesses.contains(&pc) {
                 for register in KEPT {
                     frame.set_general(register, read(stack + kept_at(register) as usize));
@@ -252,7 +269,7 @@ struct Assembler {
     cfi: Cfi,
 }
 
-/// The place of a 32-bit displacement that is not known yet.
+/// The place of a displacement that is not known yet.
 type Later = usize;
 
 impl Assembler {
@@ -309,6 +326,66 @@ impl Assembler {
             Register::None,
         );
         self.instruction(&Instruction::with2(Code::Lea_r64_m, Register::RDI, memory).ok()?)
+    }
+
+    /// The way of accesses to ordinary memory: a look at the tags, for which three registers and no flags are needed. What is
+    /// perhaps in a region goes on behind it, with everything as it was.
+    fn first_look(&mut self, site: &Site) -> Option<()> {
+        const LOOKING: [usize; 3] = [RCX, RDX, RDI];
+        LOOKING.into_iter().for_each(|register| self.move_stack(STORE, register, kept_at(register)));
+        self.operand_address(&site.instruction)?;
+        self.push_bytes(&[0xb9, TAG_SHIFT as u8, 0, 0, 0]); // mov ecx, 28
+        self.push_bytes(&[0xc4, 0xe2, 0xf3, 0xf7, 0xcf]); // shrx rcx, rdi, rcx
+        self.push_bytes(&[0xba, 12, 0, 0, 0]); // mov edx, 12
+        self.push_bytes(&[0xc4, 0xe2, 0xeb, 0xf7, 0xd7]); // shrx rdx, rdi, rdx
+        self.push_bytes(&[0x0f, 0xb7, 0xd2]); // movzx edx, dx
+        self.push_bytes(&[0x48, 0xbf]); // mov rdi, tags
+        self.push_bytes(&(&raw const lookaside::TAGS as u64).to_le_bytes());
+        self.push_bytes(&[0x48, 0x8b, 0x3c, 0xd7]); // mov rdi, [rdi + 8 * rdx]
+        self.push_bytes(&[0x48, 0x8d, 0x4c, 0x39, 1]); // lea rcx, [rcx + rdi + 1]
+        let found = self.jump_if_rcx_is_0();
+        // Of so many accesses that come here one is looked at (patch/mod.rs): is the site worth its thunk?
+        let counter = thread::ordinary_offset().to_le_bytes();
+        self.push_bytes(&[0x64, 0x48, 0x8b, 0x0c, 0x25]); // mov rcx, fs:[counter]
+        self.push_bytes(&counter);
+        self.push_bytes(&[0x48, 0x8d, 0x49, 1]); // lea rcx, [rcx + 1]
+        self.push_bytes(&[0x64, 0x48, 0x89, 0x0c, 0x25]); // mov fs:[counter], rcx
+        self.push_bytes(&counter);
+        self.push_bytes(&[0x0f, 0xb7, 0xc9]); // movzx ecx, cx
+        let sample = self.jump_if_rcx_is_0();
+        let go_on = self.bytes.len();
+        self.cfi.remember(self.here());
+        LOOKING.into_iter().for_each(|register| self.move_stack(LOAD, register, kept_at(register)));
+        self.thunk.outside[0] = self.original(site)?;
+        self.cfi.recall(self.here());
+        self.land(sample)?;
+        self.thunk.sample = self.here();
+        self.push_bytes(&[0xcc, 0xeb]); // int3; jmp go_on
+        let back = i8::try_from(go_on as isize - (self.bytes.len() + 1) as isize).ok()?;
+        self.push_bytes(&back.to_le_bytes());
+        self.land(found)?;
+        LOOKING.into_iter().for_each(|register| self.move_stack(LOAD, register, kept_at(register)));
+        Some(())
+    }
+
+    /// The end of an access that is not ours: the stack pointer, the instruction, and back. Returns where the instruction is.
+    fn original(&mut self, site: &Site) -> Option<usize> {
+        self.lea_rsp(FRAME);
+        let at = self.here();
+        self.instruction(&site.instruction)?;
+        self.jump(site.pc + site.length)?;
+        Some(at)
+    }
+
+    fn jump_if_rcx_is_0(&mut self) -> Later {
+        self.push_bytes(&[0xe3, 0]);
+        self.bytes.len() - 1
+    }
+
+    /// A short jump comes here.
+    fn land(&mut self, jump: Later) -> Option<()> {
+        self.bytes[jump] = u8::try_from(self.bytes.len() - (jump + 1)).ok().filter(|&distance| distance < 128)?;
+        Some(())
     }
 
     /// Keeps registers (rdi is kept already) and flags.
