@@ -1,7 +1,7 @@
 /*
- * The breakpoint protocol: int3, sync, tail, sync, first byte, sync. See README.md; code.pml says what a processor is.
+ * The breakpoint protocol: int3, sync, tail, sync, first byte, sync. code.pml says what a processor is.
  *
- * Mutants, each a -D: NO_B1 NO_B2 NO_B4 NO_B6 TABLE_AFTER_B1 B5_BEFORE_B3 SYNC_SPARES_CALLER.
+ * Mutants, each a -D: NO_B1 NO_B2 NO_B4 NO_B6 TABLE_AFTER_B1 B5_BEFORE_B3 TURN_WITHOUT_B4 SYNC_SPARES_CALLER.
  */
 #include "code.pml"
 
@@ -12,9 +12,12 @@ bool busy;
 /* What it is changed to, and, when not busy, what it is. */
 byte wanted = OLD;
 
+/* A write or a sync after B2 has failed: the way back is the same way, with the bytes from before. */
+#define OR_TURN_BACK :: atomic { HERE && !turned -> turned = true; wanted = OLD + NEW - wanted; goto B3 }
+
 /*
- * One execution of the site by `level` of thread `me`, which goes on at level `then_top`. Whoever was told that a round is over relies on it: no
- * thread executes anything but what the site was changed to, and none meets an int3.
+ * One execution of the site by `level` of thread `me`, which goes on at level `then_top`. Whoever was told that a round
+ * is over relies on it: no thread executes anything but what the site was changed to, and none meets an int3.
  */
 inline execute(then_top) {
     if
@@ -39,6 +42,7 @@ inline execute(then_top) {
 active proctype Patcher() {
     byte me = PATCHER;
     byte level = 0;
+    bool turned;
     do
     :: execute(level) /* between rounds the patcher's thread is like any other */
     :: d_step { HERE -> busy = true; wanted = OLD + NEW - wanted }
@@ -57,16 +61,27 @@ B2:    d_step { HERE -> sync_all() }
 #ifdef B5_BEFORE_B3
        d_step { HERE -> write(FIRST, wanted) }
 #endif
-B3:    d_step { HERE -> write(1, wanted) }
-       d_step { HERE -> write(2, wanted) }
-#ifndef NO_B4
-B4:    d_step { HERE -> sync_all() }
+B3:    atomic { HERE -> write(1, wanted) }
+       if
+       :: d_step { HERE -> write(2, wanted) }
+       OR_TURN_BACK
+       fi;
+       if
+#if defined(NO_B4)
+       :: d_step { HERE -> skip }
+#elif defined(TURN_WITHOUT_B4)
+       :: d_step { HERE && turned -> skip }
+       :: d_step { HERE && !turned -> sync_all() }
+#else
+       :: d_step { HERE -> sync_all() } /* B4 */
 #endif
+       OR_TURN_BACK
+       fi;
 B5:    d_step { HERE -> write(FIRST, wanted) }
 #ifndef NO_B6
 B6:    d_step { HERE -> sync_all() }
 #endif
-       d_step { HERE -> busy = false; NEW_SIGNALS }
+       d_step { HERE -> busy = false; turned = false; NEW_SIGNALS }
     od
 }
 
@@ -87,15 +102,14 @@ proctype Handler(byte me; byte level) {
 
 init {
     byte cpu;
-    byte level;
     atomic {
         run Program(1);
         run Program(2);
         for (cpu : 0 .. CPUS - 1) {
-            for (level : 1 .. LEVELS) {
-                run Handler(cpu, level)
-            }
+            run Handler(cpu, 1)
         }
+        run Handler(PATCHER, 2);
+        run Handler(1, 2)
     }
 }
 

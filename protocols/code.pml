@@ -1,13 +1,13 @@
 /*
  * A site's code, and what each processor may still hold of it.
  *
- * Only one byte is written at a time. A processor may have fetched any byte at any time since it last synchronised, and may
- * use what it fetched: so `held` is, for each processor and byte, the set of values that the byte has had since then. Each
- * byte of one instruction may come from another time, and a later execution may see an older byte than an earlier one: no
- * processor does worse than this.
+ * Only one byte is written at a time. A processor may have fetched any byte at any time since it last synchronised, and
+ * may use what it fetched: so `held` is, for each processor and byte, the set of values that the byte has had since
+ * then. Each byte of one instruction may come from another time, and a later execution may see an older byte than an
+ * earlier one: no processor does worse than this.
  *
- * A processor here is a thread: the kernel synchronises the core before it returns to a thread that it moved or that did
- * not run during a membarrier.
+ * A processor here is a thread: the kernel synchronises the core before it returns to a thread that it moved or that
+ * did not run during a membarrier.
  */
 
 /* Values of a byte: bits, so that a set of them is a byte too. */
@@ -42,8 +42,8 @@ inline sync(cpu) {
 }
 
 /*
- * membarrier PRIVATE_EXPEDITED_SYNC_CORE: every processor that runs a thread of the program has synchronised when it returns.
- * All at once, at its end: one that does so earlier only holds less meanwhile.
+ * membarrier PRIVATE_EXPEDITED_SYNC_CORE: every processor that runs a thread of the program has synchronised when it
+ * returns. All at once, at its end: one that does so earlier only holds less meanwhile.
  */
 inline sync_all() {
 #ifndef SYNC_SPARES_CALLER
@@ -57,17 +57,17 @@ inline sync_all() {
 #define WHOLE(cpu, value) (HELD(cpu, 1) == (value) && HELD(cpu, 2) == (value))
 
 /*
- * Who runs: handlers interrupt a thread's program, level 0, and each other. `top` is the innermost level, the only one that
- * moves, unless it is one of the thread's `parked` levels. Each process is one level of one thread: `level` and `me`.
+ * Who runs: handlers interrupt a thread's program, level 0, and each other. `top` is the innermost level, the only one
+ * that moves, unless it is one of the lowest `parked` levels. Each process is one level of one thread: `level` and
+ * `me`. Threads 0 and 1 have handlers on top of handlers; 2 is otherwise as 1 is.
  */
-#define LEVELS 2
 byte top[CPUS];
 byte parked[CPUS];
 #define HERE (top[me] == level && level >= parked[me])
 
 /*
- * Without SIGNALS, signals come without end. With it, so many at most come in a round: enough to ask whether a round that
- * waits for handlers ends, which it need not if they never stop coming.
+ * Without SIGNALS, signals come without end. With it, so many at most come in a round: enough to ask whether a round
+ * that waits for handlers ends, which it need not if they never stop coming.
  */
 #ifdef SIGNALS
 byte signals = SIGNALS;
