@@ -1,11 +1,11 @@
 /*
  * A user-space driver for QEMU's edu PCI device (QEMU, docs/specs/edu).
  *
- *   edu              drives the device that is on the PCI bus
- *   edu REGISTERS    drives the registers in a shared file, as edu-device serves them
+ *   edu [-n ROUNDS]              drives the device that is on the PCI bus
+ *   edu [-n ROUNDS] REGISTERS    drives the registers in a shared file, as edu-device serves them
  *
- * Two threads work on the device at once: one has it compute 2! to 12!, the other asks it whether it is alive.
- * Exit status 0 only if every answer was right.
+ * Two threads work on the device at once: one has it compute 2! to 12!, the other asks it 64 times whether it is alive.
+ * That is a round; there is one if nothing else is said. Exit status 0 only if every answer was right.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +24,7 @@
 enum { LIVENESS_CHECKS = 64, LAST_FACTORIAL = 12, TIMEOUT_S = 20 };
 
 static volatile uint8_t *bar;
+static unsigned long rounds = 1;
 
 static uint32_t read32(uint32_t reg) { return *(volatile uint32_t *)(bar + reg); }
 static void write32(uint32_t reg, uint32_t value) { *(volatile uint32_t *)(bar + reg) = value; }
@@ -67,21 +68,25 @@ static uint32_t factorial(uint32_t n)
 
 static void *factorials(void *wrong)
 {
-    uint32_t expected = 1;
     write32(EDU_STATUS, EDU_STATUS_IRQFACT);
-    for (uint32_t n = 2; n <= LAST_FACTORIAL; n++) {
-        uint32_t result = factorial(n);
-        expected *= n;
-        printf("edu: %u! = %u\n", n, result);
-        if (result != expected)
-            *(int *)wrong += 1;
+    for (unsigned long round = 0; round < rounds; round++) {
+        uint32_t expected = 1;
+        for (uint32_t n = 2; n <= LAST_FACTORIAL; n++) {
+            uint32_t result = factorial(n);
+            expected *= n;
+            if (round == 0)
+                printf("edu: %u! = %u\n", n, result);
+            if (result != expected)
+                *(int *)wrong += 1;
+        }
     }
     return NULL;
 }
 
 static void *liveness(void *wrong)
 {
-    for (uint32_t i = 1; i <= LIVENESS_CHECKS; i++) {
+    for (unsigned long check = 0; check < rounds * LIVENESS_CHECKS; check++) {
+        uint32_t i = check % LIVENESS_CHECKS + 1;
         uint32_t pattern = i * 0x01020304u & 0x7fffffffu; /* top bit clear: never what the register reads already */
         write32(EDU_LIVENESS, pattern);
         wait_for(EDU_LIVENESS, ~0u, ~pattern);
@@ -93,8 +98,12 @@ static void *liveness(void *wrong)
 
 int main(int argc, char **argv)
 {
-    if (argc > 2) {
-        fprintf(stderr, "usage: edu [REGISTERS]\n");
+    if (argc > 2 && !strcmp(argv[1], "-n")) {
+        rounds = strtoul(argv[2], NULL, 0);
+        argc -= 2, argv += 2;
+    }
+    if (argc > 2 || rounds == 0) {
+        fprintf(stderr, "usage: edu [-n ROUNDS] [REGISTERS]\n");
         return 2;
     }
     int fd = argc == 2 ? open(argv[1], O_RDWR | O_CLOEXEC) : pci_open_bar0(EDU_VENDOR, EDU_DEVICE);
@@ -126,7 +135,7 @@ int main(int argc, char **argv)
     pthread_join(two, NULL);
     mmiotap_mark("edu: done");
 
-    printf("edu: %d liveness checks, %d wrong factorials, %d wrong identifications\n", LIVENESS_CHECKS, wrong_factorials,
-           wrong_identifications);
+    printf("edu: %lu liveness checks, %d wrong factorials, %d wrong identifications\n", rounds * LIVENESS_CHECKS,
+           wrong_factorials, wrong_identifications);
     return wrong_factorials || wrong_identifications;
 }
