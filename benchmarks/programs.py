@@ -22,14 +22,17 @@ class Program:
         source = HERE / f"{name}.c"
         subprocess.run(["gcc", "-O2", "-pthread", "-o", self._program, source], check=True, timeout=TIME_LIMIT)
 
+    def command(self, *arguments: object) -> list[str]:
+        return [str(self._program), *map(str, arguments)]
+
     def alone(self, *arguments: object) -> list[int]:
         """What it prints: numbers."""
-        return _numbers([str(self._program), *map(str, arguments)])
+        return _numbers(self.command(*arguments))
 
     def recorded(self, *arguments: object, options: Sequence[str] = ()) -> list[int]:
         """The same, under ``mmiotap record`` with these options."""
         record = [sys.executable, "-m", "mmiotap", "record", "-q", "-f", "-o", str(self._folder / "trace"), *options]
-        return _numbers([*record, "--map", str(self.device), "--", str(self._program), *map(str, arguments)])
+        return _numbers([*record, "--map", str(self.device), "--", *self.command(*arguments)])
 
 
 @contextmanager
