@@ -7,7 +7,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use crate::region::{self, Front, Region};
-use crate::{arch, arena, lookaside, sys};
+use crate::{arch, arena, lookaside, patch, sys};
 
 static ARMED: AtomicBool = AtomicBool::new(true);
 
@@ -38,6 +38,7 @@ pub fn disarm(region: &Region) -> bool {
     let mut table = region::lock();
     if ARMED.load(Ordering::Relaxed) && !arena::is_logging() {
         lookaside::clear(&table, 0, usize::MAX);
+        patch::disable(&table);
         for region in table.all().iter().filter(|region| region.front == Front::Twin) {
             // SAFETY: what the program asked for when it made the mapping.
             unsafe { sys::mprotect(region.start, region.length(), region.prot) };

@@ -76,7 +76,7 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
             lookaside::insert(&region::lock(), &region, touched);
         }
     }
-    access(info, frame, &region, touched, logging)
+    access(info, frame, &region, touched, logging, patch.is_some())
 }
 
 /// If the fault came in a thunk: puts the thread before the thunk's site, as if it had come there.
@@ -100,15 +100,26 @@ pub fn allows(region: &Region, is_write: bool) -> bool {
     region.prot & needed != 0
 }
 
-fn access(info: &mut siginfo_t, frame: &mut Frame, region: &Region, touched: usize, logging: bool) -> Verdict {
+fn access(
+    info: &mut siginfo_t,
+    frame: &mut Frame,
+    region: &Region,
+    touched: usize,
+    logging: bool,
+    from_thunk: bool,
+) -> Verdict {
     // The site first: a new one writes a row of its own.
     let site = site::find(frame.pc());
     let outcome = match (site, thread::current()) {
         (Some(site), Some(thread)) => {
             let outcome = exec::execute(thread, frame, site, region, touched, logging);
-            if outcome == Outcome::Done && site.patch().is_none_or(|patch| !patch.is_active()) {
-                patch::count(site);
-                ahead::go_on(thread, frame, site.pc);
+            match site.patch().filter(|patch| patch.is_active()) {
+                Some(patch) if !from_thunk => patch::look_again(patch),
+                None if outcome == Outcome::Done => {
+                    patch::count(site);
+                    ahead::go_on(thread, frame, site.pc);
+                }
+                _ => {}
             }
             outcome
         }
@@ -118,6 +129,9 @@ fn access(info: &mut siginfo_t, frame: &mut Frame, region: &Region, touched: usi
         Outcome::Done => Verdict::Taken,
         Outcome::Step => {
             // What stands at a patched site is a jump; in its thunk is the instruction.
+            if let Some(site) = site {
+                patch::note_stepped(site);
+            }
             if let Some(patch) = site.and_then(Site::patch) {
                 frame.set_pc(patch.thunk.original());
             }

@@ -83,8 +83,9 @@ pub fn stay_parked() {
     }
 }
 
-/// Returns when every other thread that runs program code is parked. Under the region lock.
-pub fn park_others() {
+/// Returns when every other thread that runs program code is parked, as far as that can be had: false if a thread is deaf, for it
+/// may run program code again at any time. Under the region lock.
+pub fn park_others() -> bool {
     let generation = GENERATION.load(Ordering::Relaxed) + 1;
     for arrived in ARRIVED.iter().take_while(|arrived| arrived.load(Ordering::Relaxed) != 0) {
         arrived.store(0, Ordering::Relaxed);
@@ -100,7 +101,8 @@ pub fn park_others() {
         asked = ask_new(tids, asked);
         wait_for(&tids[before..asked]);
         if asked == before {
-            return;
+            let pid = sys::getpid();
+            return !tids[..asked].iter().any(|&tid| is_deaf(tid) && sys::thread_exists(pid, tid));
         }
     }
 }

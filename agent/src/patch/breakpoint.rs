@@ -8,20 +8,20 @@ use super::text;
 
 pub const INT3: u8 = 0xcc;
 
-/// Changes the code at `at` to `new`. False: it cannot be changed, and is as it was.
+/// Changes the code at `at` to `new`. False: it cannot be changed, and is as it was; or, if the system has stopped to
+/// synchronise, an int3, which is as right.
 pub fn write(at: usize, old: &[u8], new: &[u8]) -> bool {
     // The tail first with what it is: if it lies in another page, that may be one that cannot be written.
     if !text::sync() || !text::write(at + 1, &old[1..]) || !text::write(at, &[INT3]) {
         return false; // B1
     }
-    let synced = text::sync(); // B2
-    // B3, B4
-    if !synced || !text::write(at + 1, &new[1..]) || !text::sync() {
-        text::write(at + 1, &old[1..]);
-        text::write(at, &old[..1]);
-        return false;
+    if text::sync() && text::write(at + 1, &new[1..]) && text::sync() {
+        // B2, B3, B4
+        return text::write(at, &new[..1]) && text::sync(); // B5, B6
     }
-    text::write(at, &new[..1]); // B5
-    text::sync(); // B6
-    true
+    if text::write(at + 1, &old[1..]) && text::sync() {
+        text::write(at, &old[..1]);
+        text::sync();
+    }
+    false
 }

@@ -116,7 +116,14 @@ pub fn count(site: &'static Site) {
     }
 }
 
-/// Makes a site a jump. It must not be one.
+/// Notes that a site is stepped, which no thunk can do.
+pub fn note_stepped(site: &'static Site) {
+    if site.hits.fetch_add(1, Ordering::Relaxed) == 0 {
+        tell(site, SITE_TRAPPED, WHY_INSTRUCTION);
+    }
+}
+
+/// Makes a site a jump, if it is none.
 fn patch(lock: &Guard, site: &'static Site, protocol: u32) -> Result<(), Why> {
     let room = Room::read();
     let patch = match site.patch() {
@@ -136,16 +143,16 @@ fn unpatch(lock: &Guard, patch: &'static Patch, protocol: u32) -> Result<(), Why
 
 /// The site's thunk.
 fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Patch, Why> {
+    match modules::place_of(site.pc) {
+        modules::Place::LibC => return Err(WHY_LIBC),
+        modules::Place::Unknown => return Err(WHY_CHANGED),
+        modules::Place::Object => {}
+    }
     if !thunk::is_possible(site) {
         return Err(WHY_INSTRUCTION);
     }
     if !thunk::has_clock() {
         return Err(WHY_NO_CLOCK);
-    }
-    match modules::place_of(site.pc) {
-        modules::Place::LibC => return Err(WHY_LIBC),
-        modules::Place::Unknown => return Err(WHY_CHANGED),
-        modules::Place::Object => {}
     }
     let slot = space::slot(lock, room, site.pc).ok_or(WHY_NO_TARGET)?;
     let Some((code, thunk, cfi)) = thunk::build(site, slot, arena::wants_latency()) else {
@@ -229,17 +236,53 @@ fn with_neighbours(
         // The next one down, until nothing leans on the lowest.
         next = neighbours.iter().copied().find(|neighbour| neighbour.site.pc < start);
     }
-    // From the lowest: nothing leans on it.
-    for neighbour in neighbours.iter().rev() {
-        take_away(neighbour, protocol)?;
+    // From the lowest: nothing leans on it. What has changed meanwhile is no patch any more.
+    let mut taken_away: Vec<&'static Patch> = Vec::new();
+    let mut result = Ok(());
+    for &neighbour in neighbours.iter().rev() {
+        match take_away(neighbour, protocol) {
+            Ok(()) => taken_away.push(neighbour),
+            Err(WHY_CHANGED) => {}
+            refused => result = refused,
+        }
     }
-    let result = work(lock);
-    for neighbour in neighbours {
+    if result.is_ok() {
+        result = work(lock);
+    }
+    for neighbour in taken_away.into_iter().rev() {
         if let Err(why) = put_in_place(lock, room, neighbour, protocol) {
             tell(neighbour.site, SITE_TRAPPED, why);
         }
     }
     result
+}
+
+/// Gives all sites their code back: recording is disabled. They may become hot again.
+pub fn disable(_lock: &Guard) {
+    // SAFETY: under the lock, and copied.
+    let mut all: Vec<&'static Patch> = unsafe { (*PATCHES.0.get()).clone() };
+    // From the lowest: nothing leans on it.
+    all.sort_unstable_by_key(|patch| patch.site.pc);
+    for patch in all.into_iter().filter(|patch| patch.is_active()) {
+        if take_away(patch, arena::patch_protocol()).is_ok() {
+            patch.site.hits.store(0, Ordering::Relaxed);
+            tell(patch.site, SITE_BACK, WHY_DISABLED);
+        }
+    }
+}
+
+/// An access has trapped at a site that is patched: a thread that was on its way while it became so, or the jump has gone, with the
+/// object that it was in, and that object is back.
+pub fn look_again(patch: &'static Patch) {
+    let lock = region::lock();
+    let mut now = [0; jump::LONGEST];
+    let own = &patch.site.bytes[..patch.changed()];
+    if patch.is_active() && text::read(patch.site.pc, &mut now[..own.len()]) && now[..own.len()] == *own {
+        patch.active.store(false, Ordering::Release);
+        if let Err(why) = self::patch(&lock, patch.site, arena::patch_protocol()) {
+            tell(patch.site, SITE_TRAPPED, why);
+        }
+    }
 }
 
 /// A thread's every 65,536th access to ordinary memory from a thunk traps, and every 1,023rd to a region, when its rows' segment

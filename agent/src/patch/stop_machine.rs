@@ -42,14 +42,14 @@ pub fn write(at: usize, old: &[u8], new: &[u8]) -> bool {
     if !text::write(at, old) {
         return false;
     }
-    park::park_others();
+    let all_parked = park::park_others();
     // S1. SAFETY: see Shared.
     unsafe {
         let pending = &mut *PENDING.0.get();
         (pending.at, pending.length) = (at, new.len());
         pending.code[..new.len()].copy_from_slice(new);
     }
-    let written = raise_flag() && text::write(at, new); // S4
+    let written = all_parked && raise_flag() && text::write(at, new); // S4
     text::sync();
     STATE.fetch_and(!FLAG, Ordering::SeqCst); // S5
     while STATE.load(Ordering::SeqCst) != 0 {
