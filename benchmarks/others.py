@@ -6,6 +6,7 @@ MemoryAccessMonitor tells of the first access to a page and of no other, so it h
 and threads; it prints every instruction and every access that there is.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import shutil
@@ -61,23 +62,26 @@ def _under_stalker(command: list[str]) -> tuple[list[int], int]:
     gone = threading.Event()
     seen: list[int] = []
     printed = bytearray()
-    device = frida.get_local_device()
-    device.on("output", lambda pid, fd, data: printed.extend(data) if fd == 1 else None)
-    pid = device.spawn(command, stdio="pipe")
-    session = device.attach(pid)
-    session.on("detached", lambda *_: gone.set())
-    script = session.create_script((HERE / "stalker.js").read_text())
 
     def note(message: dict[str, Any], data: bytes | None) -> None:
         assert message["type"] == "send", message
         seen.append(message["payload"])
         script.post({"type": "noted"})
 
-    script.on("message", note)
-    script.load()
-    device.resume(pid)
-    if not gone.wait(TIME_LIMIT):
-        device.kill(pid)
+    device = frida.get_local_device()
+    device.on("output", lambda pid, fd, data: printed.extend(data) if fd == 1 else None)
+    pid = device.spawn(command, stdio="pipe")
+    try:
+        session = device.attach(pid)
+        session.on("detached", lambda *_: gone.set())
+        script = session.create_script((HERE / "stalker.js").read_text())
+        script.on("message", note)
+        script.load()
+        device.resume(pid)
+        gone.wait(TIME_LIMIT)
+    finally:
+        with contextlib.suppress(frida.ProcessNotFoundError):
+            device.kill(pid)
     return [int(number) for number in printed.split()], seen[0]
 
 
