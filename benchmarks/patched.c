@@ -259,9 +259,13 @@ static void change(void)
     typedef int toggle(void *, int);
     toggle *patch = (toggle *)dlsym(RTLD_DEFAULT, "mmiotap_agent_patch");
     toggle *unpatch = (toggle *)dlsym(RTLD_DEFAULT, "mmiotap_agent_unpatch");
-    for (long i = 0; i < count; i++)
-        if (!patch(changed_site, protocol) || !unpatch(changed_site, protocol))
-            exit(1);
+    for (long i = 0; i < count; i++) {
+        /* stop-machine gives up if a thread does not stop for long. */
+        while (!patch(changed_site, protocol))
+            ;
+        while (!unpatch(changed_site, protocol))
+            ;
+    }
 }
 
 static const struct {

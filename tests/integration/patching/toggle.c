@@ -29,7 +29,7 @@ enum { PAGE = 4096, CELLS = 64, CELL = 16, STEP = 0x11, XMM = 16, NONE = 255, RS
 enum { MERGE, ZERO, SIGN };
 enum { THREADS = 3, CONTEXTS = 2 * THREADS + 2, FIRST = 2 * THREADS + 1, MAX_SITES = 1024 };
 /* Turns that a site stays patched; accesses of a thread, and of a handler, in a turn; visits of a handler. */
-enum { LAG = 20, THREAD_SHARE = 12, HANDLER_SHARE = 4, AHEAD = 1000, IN_HANDLER = 3, TIMER_NS = 300000 };
+enum { LAG = 20, THREAD_SHARE = 12, HANDLER_SHARE = 4, AHEAD = 1000, IN_HANDLER = 3, TRIES = 5, TIMER_NS = 300000 };
 #define FLAGS 0x8d5 /* carry, parity, adjust, zero, sign, overflow */
 
 /* As sites.py writes them. */
@@ -225,6 +225,15 @@ static void *work(void *argument)
 
 typedef int change(void *site, int protocol);
 
+/* stop-machine gives up when a thread does not stop, which may be for want of a processor. */
+static int done(change *change, void *site, int protocol)
+{
+    for (int i = 0; i < TRIES; i++)
+        if (change(site, protocol))
+            return 1;
+    return 0;
+}
+
 static void toggle(int protocol)
 {
     change *patch = (change *)dlsym(RTLD_DEFAULT, "mmiotap_agent_patch");
@@ -234,12 +243,12 @@ static void toggle(int protocol)
         if (now < turns) {
             atomic_store(&toggling, chunk_of[in]);
             if (patch)
-                (*(patch(sites[in]->address, protocol) ? &patched[in] : &refused[in]))++;
+                (*(done(patch, sites[in]->address, protocol) ? &patched[in] : &refused[in]))++;
         }
         if (now >= LAG) {
             atomic_store(&toggling, chunk_of[out]);
             if (unpatch)
-                CHECK(unpatch(sites[out]->address, protocol) == 1, "(site %d)", out);
+                CHECK(done(unpatch, sites[out]->address, protocol), "(site %d)", out);
         }
         atomic_store(&turn, now < turns ? now + 1 : turns);
         if (!patch)
