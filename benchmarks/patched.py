@@ -15,7 +15,7 @@ WORK_GOAL = 1.05
 TURNS = 5
 ROUNDS = 6
 #: Accesses a round; the buffer has room for those of a round of two threads.
-PATCHED, TRAPPED, KMMIO, CHASED, WORKING, CHANGES = 200_000, 20_000, 4_000, 100_000, 50_000, 200
+PATCHED, TRAPPED, KMMIO, CHASED, WORKING, CHANGES = 200_000, 20_000, 4_000, 100_000, 10_000, 200
 AT_ONCE, OFF, BY_HAND = ("--patch", "1"), ("--patch", "off"), ("--patch", "1000000000")
 
 
