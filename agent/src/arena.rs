@@ -145,11 +145,15 @@ impl Segment {
         (self.address() + offset) as *mut T
     }
 
-    /// Brings the pages in at once, which costs a fraction of what it costs fault by fault. If it fails (Linux before 5.14, a
-    /// file that was cut short), the rows' own faults are left to do it.
+    /// Brings the pages in at once, at this process' first use of them: that costs a fraction of what it costs fault by fault. If it
+    /// fails (Linux before 5.14, a file that was cut short), the rows' own faults are left to do it.
     pub fn populate(self) {
-        // SAFETY: our own mapping; what the pages hold stays as it is.
-        unsafe { sys::syscall3(libc::SYS_madvise, self.address(), SEGMENT_SIZE, libc::MADV_POPULATE_WRITE as usize) };
+        static POPULATED: [AtomicU64; MAX_SEGMENTS / 64] = [const { AtomicU64::new(0) }; MAX_SEGMENTS / 64];
+        let bit = 1 << (self.index % 64);
+        if POPULATED[self.index / 64].fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            // SAFETY: our own mapping; what the pages hold stays as it is.
+            unsafe { sys::syscall3(libc::SYS_madvise, self.address(), SEGMENT_SIZE, libc::MADV_POPULATE_WRITE as usize) };
+        }
     }
 
     /// Writes the header. The rows of whoever had the segment before are gone with it.

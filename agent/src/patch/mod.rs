@@ -151,7 +151,7 @@ fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Pa
     if !thunk::is_possible(site) {
         return Err(WHY_INSTRUCTION);
     }
-    if !thunk::has_clock() {
+    if !crate::arch::log::prepare() {
         return Err(WHY_NO_CLOCK);
     }
     let slot = space::slot(lock, room, site.pc).ok_or(WHY_NO_TARGET)?;

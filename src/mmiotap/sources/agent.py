@@ -42,6 +42,9 @@ AUTO_PATCH = 4
 #: The header has 32 bits for it.
 MAX_PATCH = (1 << 32) - 1
 
+#: Segments kept in memory ahead of those in use: what a fast program fills between two looks.
+WARM_SEGMENTS = 64
+
 BUSY_PAUSE_MS = 5
 IDLE_PAUSE_MS = 50
 HEARTBEAT_SECONDS = 0.05
@@ -207,7 +210,9 @@ class _Recording:
         shown = time.monotonic()
         pause = BUSY_PAUSE_MS
         while not child.wait(pause):
-            states = Counter(self.arena.states())
+            segments = self.arena.states()
+            self._warm_up(segments)
+            states = Counter(segments)
             pause = BUSY_PAUSE_MS if states[layout.FULL] else IDLE_PAUSE_MS
             if self._trouble is None:
                 try:
@@ -248,6 +253,12 @@ class _Recording:
             still_running=still_running,
             trouble=self._trouble,
         )
+
+    def _warm_up(self, segments: list[int]) -> None:
+        """The program takes the first free segments: those that it comes to next are to be in memory."""
+        used = max((index + 1 for index, state in enumerate(segments) if state != layout.FREE), default=0)
+        if used:
+            self.arena.warm(used + WARM_SEGMENTS)
 
     def _keep_up(self, states: Counter[int]) -> None:
         """Seal when enough is full, or owned by threads that may be gone; add room when living ones own most of it."""

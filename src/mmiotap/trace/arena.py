@@ -27,6 +27,8 @@ PROTOCOLS = ("breakpoint", "stop-machine")
 
 #: Row, and pid, tid and lost_after of a segment header.
 _ROW = struct.Struct("<qQQQIiIHhBBH12x")
+#: madvise(2), linux/mman.h; Python has no name for it.
+_MADV_POPULATE_WRITE = 23
 _OWNER = struct.Struct("<ii12xQ")
 #: The most bytes that can follow a row.
 _MAX_EXTRA = 255 * layout.ROW_SIZE
@@ -74,6 +76,7 @@ class Arena:
     def __init__(self, path: Path, *, writable: bool) -> None:
         self.path = path
         self._lock = threading.Lock()  # the recorder grows the arena in two of its threads
+        self._warm = 0
         with store.writing(path):
             self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
             try:
@@ -271,6 +274,16 @@ class Arena:
         """Make room for so many segments in all. Raises DiskError and changes nothing if the disk has none."""
         with self._lock:
             self._grow(segments)
+
+    def warm(self, segments: int) -> None:
+        """Bring the first segments' pages into memory, so that the program need not wait for the file system."""
+        with self._lock:
+            self._map_segments()
+        first, last = self._warm * layout.SEGMENT_SIZE, min(segments * layout.SEGMENT_SIZE, len(self._data))
+        if first < last and isinstance(self._data.obj, mmap.mmap):
+            with suppress(OSError):  # Linux before 5.14 cannot; then the program waits
+                self._data.obj.madvise(_MADV_POPULATE_WRITE, first, last - first)
+            self._warm = segments
 
     def add_owned(self) -> int:
         """A new segment that nobody saw free: the caller's own, without the compare-and-swap that Python has not."""

@@ -6,7 +6,9 @@
 //! recording disabled) the access is left to trap.
 
 use core::arch::global_asm;
+use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::mem::offset_of;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::layout::*;
 use crate::lookaside;
@@ -21,6 +23,22 @@ pub struct Descriptor {
     pub kind: u32,
     /// Rights that the mapping must have, PROT_ bits.
     pub rights: u32,
+}
+
+static HAS_RDPID: AtomicBool = AtomicBool::new(false);
+
+/// Asks the processor what it has. False: it cannot tell the time and its number, and there can be no thunks. It needs rdtscp (CPUID
+/// 0x80000001, edx bit 27); rdpid (CPUID 7, ecx bit 22) is better.
+#[allow(unused_unsafe)] // __cpuid was unsafe to call in older Rust
+pub fn prepare() -> bool {
+    const EXTENDED: u32 = 0x8000_0001;
+    const FEATURES: u32 = 7;
+    // SAFETY: every x86-64 processor has the instruction and the first two leaves.
+    unsafe {
+        let has_rdpid = __cpuid(0).eax >= FEATURES && __cpuid_count(FEATURES, 0).ecx & (1 << 22) != 0;
+        HAS_RDPID.store(has_rdpid, Ordering::Relaxed);
+        __cpuid(EXTENDED).edx & (1 << 27) != 0
+    }
 }
 
 const _: () = assert!(offset_of!(Thread, log) == 0 && size_of::<Log>() == 64 && offset_of!(Log, clock) == 32);
@@ -70,7 +88,14 @@ global_asm!(
     "mov eax, [rdx + 24]",
     "mov [r9 + {map_id}], eax",
     "add rdi, [rdx + 8]",
-    "rdtscp",
+    // rdtscp tells both at once, but waits for everything before it.
+    "cmp byte ptr [rip + {has_rdpid}], 0",
+    "je 4f",
+    "rdtsc",
+    ".byte 0xf3, 0x0f, 0xc7, 0xf9", // rdpid rcx
+    "jmp 5f",
+    "4: rdtscp",
+    "5:",
     "shl rdx, 32",
     "or rax, rdx",
     "mov [r8 + 24], rax",
@@ -98,9 +123,9 @@ global_asm!(
     "ret",
     "9: stc",
     "ret",
-    // In: r8 thread. The access under way begins now. Changes rax, rcx, rdx.
+    // In: r8 thread. The access under way begins now. Changes rax, rdx.
     "mmiotap_begin:",
-    "rdtscp",
+    "rdtsc",
     "shl rdx, 32",
     "or rax, rdx",
     "mov [r8 + 24], rax",
@@ -170,6 +195,7 @@ global_asm!(
     ".popsection",
     table = sym lookaside::TABLE,
     arena = sym crate::arena::BASE,
+    has_rdpid = sym HAS_RDPID,
     enabled = const H_ENABLED,
     closed = const H_CLOSED,
     rows = const ROWS_PER_SEGMENT,

@@ -87,16 +87,8 @@ fn is_wide_move(instruction: &Instruction) -> bool {
     moves && matches!(instruction.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
 }
 
-/// Can thunks tell the time? They need rdtscp (CPUID 0x80000001, edx bit 27).
-#[allow(unused_unsafe)] // __cpuid was unsafe to call in older Rust
-pub fn has_clock() -> bool {
-    const LEAF: u32 = 0x8000_0001;
-    // SAFETY: every x86-64 processor has the instruction and this leaf.
-    unsafe { core::arch::x86_64::__cpuid(LEAF).edx & (1 << 27) != 0 }
-}
-
 /// Does the processor have BMI2 (CPUID 7, ebx bit 8), whose shifts leave the flags alone?
-#[allow(unused_unsafe)] // as above
+#[allow(unused_unsafe)] // __cpuid was unsafe to call in older Rust
 fn has_flagless_shifts() -> bool {
     // SAFETY: every x86-64 processor has the instruction; those without the leaf answer with their highest one's data.
     unsafe { core::arch::x86_64::__cpuid(0).eax >= 7 && core::arch::x86_64::__cpuid_count(7, 0).ebx & (1 << 8) != 0 }
