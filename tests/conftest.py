@@ -69,10 +69,10 @@ WAYS = {"trapped": "off", "patched": "1"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test of integration/ that starts programs runs both ways, but for those that say what they want."""
-    path = metafunc.definition.path
+    """Every test of integration/ and guest/ that starts programs runs both ways, unless it says what it wants."""
+    is_recording = {"integration", "guest"} & set(metafunc.definition.path.parts)
     chosen = any("patching" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
-    if "patching" in metafunc.fixturenames and "integration" in path.parts and not chosen:
+    if "patching" in metafunc.fixturenames and is_recording and not chosen:
         metafunc.parametrize("patching", WAYS.values(), ids=WAYS, indirect=True, scope="module")
 
 
