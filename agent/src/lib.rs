@@ -62,6 +62,7 @@ pub(crate) fn start() {
         arch::prepare();
         clock::prepare();
         modules::prepare();
+        patch::jitdump::prepare();
         arena::attach(path.to_bytes_with_nul());
     }
     STATE.store(READY, Ordering::Release);

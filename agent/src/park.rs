@@ -1,8 +1,7 @@
 //! Holding the other threads still for the length of a step.
 //!
 //! Each is sent a SIGTRAP with a value of ours, which the handler answers by waiting on [`GENERATION`]. A thread that does
-//! not answer in time (it sleeps in the kernel uninterruptibly, or is a worker of io_uring, which runs no program code) is
-//! not waited for again later.
+//! not answer in time (it sleeps in the kernel uninterruptibly) is deaf: steps do not wait for it again.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -83,9 +82,20 @@ pub fn stay_parked() {
     }
 }
 
+/// Whom to wait for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// Not again for those who did not answer once.
+    OnceEach,
+    WithAll,
+}
+
 /// Returns when every other thread that runs program code is parked, as far as that can be had: false if a thread is deaf, for it
 /// may run program code again at any time. Under the region lock.
-pub fn park_others() -> bool {
+pub fn park_others(patience: Patience) -> bool {
+    if patience == Patience::WithAll {
+        DEAF.iter().for_each(|deaf| deaf.store(0, Ordering::Relaxed));
+    }
     let generation = GENERATION.load(Ordering::Relaxed) + 1;
     for arrived in ARRIVED.iter().take_while(|arrived| arrived.load(Ordering::Relaxed) != 0) {
         arrived.store(0, Ordering::Relaxed);
@@ -121,7 +131,7 @@ fn ask_new(tids: &mut [i32; MAX_THREADS], mut asked: usize) -> usize {
     let (pid, me) = (sys::getpid(), sys::gettid());
     // SAFETY: under the region lock.
     sys::each_thread(unsafe { &mut *ASKED.directory.get() }, |tid| {
-        let known = tid == me || tids[..asked].contains(&tid) || arming::is_helper(tid);
+        let known = tid == me || tids[..asked].contains(&tid) || arming::is_helper(tid) || sys::is_kernel_worker(tid);
         if !known && asked < MAX_THREADS && sys::queue_signal(pid, tid, SIGTRAP, &asking()) {
             tids[asked] = tid;
             asked += 1;

@@ -71,7 +71,7 @@ pub fn begin(frame: &mut Frame, site: Option<&Site>, touched: usize, logging: bo
     let guard = region::lock();
     // Only now nothing changes any more. If the region has gone meanwhile, the access faults again and is the program's.
     let Some(region) = region::find(touched) else { return };
-    park::park_others();
+    park::park_others(park::Patience::OnceEach);
     guard.keep();
     // SAFETY: we hold the lock, and OWNER is nobody.
     let step = unsafe { &mut *CURRENT.0.get() };

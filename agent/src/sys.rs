@@ -218,6 +218,32 @@ pub fn each_thread(buffer: &mut [u8], mut visit: impl FnMut(i32)) {
     close(directory);
 }
 
+/// Is this thread of our process one that the kernel has made for itself (io_uring's workers)? It runs no program code.
+pub fn is_kernel_worker(tid: i32) -> bool {
+    /// linux/sched.h: PF_IO_WORKER, PF_USER_WORKER.
+    const WORKER: i32 = 0x10 | 0x4000;
+    let mut path = *b"/proc/self/task/0000000000/stat\0";
+    let (mut first, mut rest) = (26, tid);
+    while rest > 0 {
+        first -= 1;
+        path[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    // Task folders have no leading zeros.
+    path.copy_within(first.., 16);
+    let end = path.len() - (first - 16);
+    let file = open(&path[..end], libc::O_RDONLY | libc::O_CLOEXEC);
+    let mut text = [0u8; 512];
+    let length = usize::try_from(if is_error(file) { file } else { read(file, &mut text) }).unwrap_or(0);
+    if !is_error(file) {
+        close(file);
+    }
+    // Field 9, the flags; the second, the command in parentheses, may hold anything (proc(5)).
+    let after = text[..length].iter().rposition(|&byte| byte == b')').unwrap_or(length);
+    let flags = text[after..length].split(|&byte| byte == b' ').nth(7).and_then(number);
+    flags.is_some_and(|flags| flags & WORKER != 0)
+}
+
 /// A decimal number; None for anything else.
 fn number(text: &[u8]) -> Option<i32> {
     let digits = text.iter().map(|byte| byte.checked_sub(b'0').filter(|&digit| digit < 10));
@@ -245,4 +271,25 @@ pub fn block_signals(set: u64) -> u64 {
 pub fn set_signal_mask(mask: u64) {
     // SAFETY: the word is ours.
     unsafe { syscall6(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK as usize, &raw const mask as usize, 0, 8, 0, 0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_own_threads_are_told_from_the_programs() {
+        assert!(!is_kernel_worker(gettid()));
+        assert!(!is_kernel_worker(0));
+        // struct io_uring_params: flags is its third word, IORING_SETUP_SQPOLL its second bit. The ring comes with a thread.
+        let mut parameters = [0u32; 30];
+        parameters[2] = 1 << 1;
+        // SAFETY: the kernel fills in our structure.
+        let ring = unsafe { syscall3(libc::SYS_io_uring_setup, 8, parameters.as_mut_ptr() as usize, 0) };
+        assert!(!is_error(ring), "this test needs io_uring: {ring}");
+        let mut workers = 0;
+        each_thread(&mut [0; 1024], |tid| workers += usize::from(is_kernel_worker(tid)));
+        close(ring);
+        assert_eq!(workers, 1);
+    }
 }

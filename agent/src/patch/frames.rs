@@ -5,6 +5,7 @@
 //! Interface"). libgcc, which unwinds for C++, for backtrace(3) and for pthread_cancel(3), asks [`_Unwind_Find_FDE`] for the
 //! description of an address: that function is here first. libgcc's own way to add descriptions at run time,
 //! `__register_frame`, is not used: it allocates with malloc and takes a lock, neither of which may be done on a trap path.
+//! perf reads a file ([`jitdump`]).
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -16,8 +17,9 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{Elf64_Ehdr, Elf64_Shdr, Elf64_Sym};
 
-use super::{Patch, registry};
-use crate::arch::cfi::Cfi;
+use super::{Patch, jitdump, registry};
+use crate::arch::cfi::{Cfi, Frames};
+use crate::arch::thunk::Thunk;
 use crate::region::Guard;
 
 // What a debugger looks for: the head of a list of objects, and a function where it sets a breakpoint, called when the list has
@@ -73,7 +75,7 @@ const NAMES: usize = 80;
 /// More than any thunk's description takes.
 const FRAMES: usize = 384;
 
-/// Everything about one piece of code (System V ABI, chapter 4).
+/// All that a debugger wants to know of a piece of code (System V ABI, chapter 4).
 #[repr(C)]
 struct Object {
     header: Elf64_Ehdr,
@@ -99,7 +101,7 @@ const SHF_EXECINSTR: u64 = 4;
 const STT_FUNC: u8 = 2;
 
 impl Object {
-    fn new(name: &[u8], start: usize, end: usize, frames: &[u8]) -> Object {
+    fn new(name: &str, start: usize, end: usize) -> Object {
         // SAFETY: numbers, for which 0 is a value.
         let mut object: Object = unsafe { core::mem::zeroed() };
         let header = &mut object.header;
@@ -111,8 +113,7 @@ impl Object {
         object.names[..SECTION_NAMES.len()].copy_from_slice(SECTION_NAMES);
         let room = &mut object.names[SECTION_NAMES.len()..NAMES - 1];
         let length = name.len().min(room.len());
-        room[..length].copy_from_slice(&name[..length]);
-        object.frames[..frames.len()].copy_from_slice(frames);
+        room[..length].copy_from_slice(&name.as_bytes()[..length]);
 
         let section = |name, kind, offset: usize, size: usize| Elf64_Shdr {
             sh_name: name,
@@ -129,8 +130,7 @@ impl Object {
         let code = section(TEXT, SHT_NOBITS, 0, end - start);
         object.sections[1] =
             Elf64_Shdr { sh_flags: SHF_ALLOC | SHF_EXECINSTR, sh_addr: start as u64, sh_addralign: 1, ..code };
-        // Four zeros end them.
-        let frames = section(EH_FRAME, SHT_PROGBITS, offset_of!(Object, frames), frames.len() + 4);
+        let frames = section(EH_FRAME, SHT_PROGBITS, offset_of!(Object, frames), FRAMES);
         object.sections[2] = Elf64_Shdr { sh_flags: SHF_ALLOC, ..frames };
         let symbols = section(SYMTAB, SHT_SYMTAB, offset_of!(Object, symbols), SYMBOLS * size_of::<Elf64_Sym>());
         let (strings, locals) = (4, SYMBOLS as u32);
@@ -143,19 +143,46 @@ impl Object {
         symbol.st_size = (end - start) as u64;
         object
     }
+
+    /// What four zeros end. False: there is no room for it.
+    fn set_frames(&mut self, mut frames: Frames) -> bool {
+        let address = self.frames.as_ptr() as usize;
+        let code = &self.sections[1];
+        frames.place(address.wrapping_sub(code.sh_addr as usize));
+        if frames.bytes.len() + 4 > FRAMES {
+            return false;
+        }
+        self.frames[..frames.bytes.len()].copy_from_slice(&frames.bytes);
+        self.sections[2].sh_addr = address as u64;
+        true
+    }
 }
 
-/// Tells of a piece of code that is there for ever, on the way from or to this site. Returns its FDE; null: it has none.
-pub fn tell(_lock: &Guard, what: &str, site: usize, start: usize, end: usize, cfi: Cfi) -> *const c_void {
-    let (frames, fde) = cfi.end(end);
-    if frames.len() + 4 > FRAMES {
+/// Tells of this site's thunk, which is there for ever. Returns its FDE; null: it has none.
+pub fn tell(lock: &Guard, site: usize, thunk: &Thunk, cfi: Cfi) -> *const c_void {
+    let name = format!("mmiotap_thunk_of_{site:#x}");
+    let frames = cfi.end(thunk.end);
+    jitdump::tell(lock, &name, thunk.start, thunk.end, &frames);
+    register(lock, &name, thunk.start, thunk.end, frames)
+}
+
+/// Tells of a jump to this thunk.
+pub fn tell_landing(lock: &Guard, start: usize, length: usize, thunk: usize) {
+    if let Some(Patch { site, .. }) = registry::find(thunk) {
+        let (name, end) = (format!("mmiotap_jump_of_{:#x}", site.pc), start + length);
+        register(lock, &name, start, end, Cfi::new(start, site.pc + site.length).end(end));
+    }
+}
+
+/// Tells debuggers.
+fn register(_lock: &Guard, name: &str, start: usize, end: usize, frames: Frames) -> *const c_void {
+    let (size, fde) = (size_of::<Object>() as u64, frames.fde);
+    let object = Object::new(name, start, end);
+    let entry = Box::leak(Box::new(Entry { next: null_mut(), previous: null_mut(), address: null(), size, object }));
+    if !entry.object.set_frames(frames) {
         return null();
     }
-    let object = Object::new(format!("mmiotap_{what}_of_{site:#x}").as_bytes(), start, end, &frames);
-    let size = size_of::<Object>() as u64;
-    let entry = Box::leak(Box::new(Entry { next: null_mut(), previous: null_mut(), address: null(), size, object }));
     entry.address = &raw const entry.object;
-    entry.object.sections[2].sh_addr = entry.object.frames.as_ptr() as u64;
     let fde = entry.object.frames[fde..].as_ptr().cast();
     let descriptor = &raw mut __jit_debug_descriptor;
     // SAFETY: the list changes under the lock; a debugger reads it while the program stands still.
@@ -171,13 +198,6 @@ pub fn tell(_lock: &Guard, what: &str, site: usize, start: usize, end: usize, cf
         __jit_debug_register_code();
     }
     fde
-}
-
-/// Tells of a jump to this thunk.
-pub fn tell_landing(lock: &Guard, start: usize, length: usize, thunk: usize) {
-    if let Some(Patch { site, .. }) = registry::find(thunk) {
-        tell(lock, "jump", site.pc, start, start + length, Cfi::new(start, site.pc + site.length));
-    }
 }
 
 /// libgcc's struct dwarf_eh_bases (unwind-dw2-fde.h).

@@ -8,6 +8,7 @@
 
 mod breakpoint;
 mod frames;
+pub mod jitdump;
 mod jump;
 pub mod registry;
 mod room;
@@ -160,7 +161,7 @@ fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Pa
         return Err(WHY_NO_TARGET);
     };
     space::fill(lock, slot, &code);
-    let fde = frames::tell(lock, "thunk", site.pc, thunk.start, thunk.end, cfi);
+    let fde = frames::tell(lock, site.pc, &thunk, cfi);
     let patch = Box::leak(Box::new(Patch {
         site,
         thunk,

@@ -42,7 +42,7 @@ pub fn write(at: usize, old: &[u8], new: &[u8]) -> bool {
     if !text::write(at, old) {
         return false;
     }
-    let all_parked = park::park_others();
+    let all_parked = park::park_others(park::Patience::WithAll);
     // S1. SAFETY: see Shared.
     unsafe {
         let pending = &mut *PENDING.0.get();

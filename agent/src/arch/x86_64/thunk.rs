@@ -181,6 +181,9 @@ pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk, 
     code.addresses_of_routines()?;
     code.set_relative(descriptor, code.here())?;
     code.descriptor(site);
+    code.bytes.resize(code.bytes.len().next_multiple_of(8), 0);
+    code.cfi.back_is_at(code.here());
+    code.push_bytes(&((site.pc + site.length) as u64).to_le_bytes());
     code.thunk.end = code.here();
     (code.bytes.len() <= MOST).then_some((code.bytes, code.thunk, code.cfi))
 }
