@@ -33,6 +33,15 @@ static void skip(int number, siginfo_t *info, void *context)
 
 static int is_loop;
 
+static long now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+static long began[2], ended[2];
+
 static void *access_device(void *argument)
 {
     long thread = (long)argument;
@@ -42,19 +51,14 @@ static void *access_device(void *argument)
     sched_setaffinity(0, sizeof cpus, &cpus);
     volatile char *word = device + thread * 256;
     pthread_barrier_wait(&start);
+    began[thread] = now();
     for (long i = 0; is_loop && i < count; i++)
         __asm__ volatile("movl %%eax, (%0)" : : "r"(word) : "memory");
     for (long i = 0; !is_loop && i < count; i++)
         /* The store has 2 bytes: STORE_LENGTH. The agent does not go on by itself behind cld: each access traps. */
         __asm__ volatile("movl %%eax, (%0)\n\tcld" : : "r"(word) : "memory");
+    ended[thread] = now();
     return NULL;
-}
-
-static long now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
 static long phase(int threads)
@@ -62,14 +66,17 @@ static long phase(int threads)
     pthread_t ids[2];
     if (is_loop)
         usleep(PAUSE_US);
-    pthread_barrier_init(&start, NULL, threads + 1);
+    pthread_barrier_init(&start, NULL, threads);
     for (long i = 0; i < threads; i++)
         pthread_create(&ids[i], NULL, access_device, (void *)i);
-    pthread_barrier_wait(&start);
-    long begin = now();
     for (int i = 0; i < threads; i++)
         pthread_join(ids[i], NULL);
-    return now() - begin;
+    long first = began[0], last = ended[0];
+    if (threads == 2) {
+        first = began[1] < first ? began[1] : first;
+        last = ended[1] > last ? ended[1] : last;
+    }
+    return last - first;
 }
 
 int main(int argc, char **argv)
