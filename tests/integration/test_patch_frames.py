@@ -1,4 +1,4 @@
-"""Stacks are seen through thunks: by gdb, by C++'s unwinding, by backtrace(3)."""
+"""Stacks are seen through thunks: by gdb, by perf, by C++'s unwinding, by backtrace(3)."""
 
 import json
 import subprocess
@@ -44,13 +44,18 @@ def test_backtrace_sees_the_stack_behind_a_thunk(mmiotap: Run, program: Path, de
     assert result.stdout == "complete 400\nincomplete 0\n"
 
 
+def start_program(start: Start, program: Path, device: Path, **env: str) -> str:
+    """Its pid."""
+    recorder = start(*MMIOTAP, "record", "-q", "-o", "t", "--map", device, "--", program, device, "run", env=env)
+    assert recorder.process.stdout is not None
+    return recorder.process.stdout.readline().strip()
+
+
 @patched
 def test_gdb_sees_the_stack_at_every_instruction_of_a_thunk(
     start: Start, program: Path, device: Path, tmp_path: Path
 ) -> None:
-    recorder = start(*MMIOTAP, "record", "-q", "-o", "t", "--map", device, "--", program, device, "run")
-    assert recorder.process.stdout is not None
-    pid = recorder.process.stdout.readline().strip()
+    pid = start_program(start, program, device)
     gdb = start("gdb", "-batch", "-nx", "-p", pid, "-x", HERE / "look.py", env={"STACKS": str(tmp_path / "stacks")})
     result = gdb.wait()
     lines = [json.loads(line) for line in (tmp_path / "stacks").read_text().splitlines()]
@@ -70,3 +75,32 @@ def test_gdb_sees_the_stack_at_every_instruction_of_a_thunk(
             assert line["names"][-3:] == own, line
             assert line["rip"] == outside["rip"] + LENGTHS[function], line
             assert (line["rsp"], line["rdi"]) == (outside["rsp"], outside["rdi"]), line
+
+
+@patched
+def test_perf_sees_the_stack_behind_a_thunk(
+    start: Start, run: Run, program: Path, device: Path, tmp_path: Path
+) -> None:
+    """By the file that the agent writes for it. The caches that perf keeps go into the test's folder."""
+    (tmp_path / "dumps").mkdir()
+    pid = start_program(start, program, device, MMIOTAP_JITDUMP=str(tmp_path / "dumps"))
+    env = {"HOME": str(tmp_path)}
+    how = ["-k", "mono", "-e", "cpu-clock:u", "-F", "2000", "--call-graph", "dwarf"]
+    recorded = run("perf", "record", *how, "-o", "samples", "-p", pid, "--", "sleep", "2", env=env)
+    if recorded.status != 0:
+        pytest.skip(f"perf cannot record here: {recorded.stderr.strip()}")
+    injected = run("perf", "inject", "--jit", "-i", "samples", "-o", "injected", env=env)
+    assert injected.status == 0, injected
+    script = run("perf", "script", "-i", "injected", "-F", "ip,sym", env=env).stdout
+    stacks = [
+        [line.split()[1] for line in stack.splitlines() if line] for stack in script.split("\n\n") if stack.strip()
+    ]
+    seen = set()
+    for stack in stacks:
+        thunks = [index for index, name in enumerate(stack) if name.startswith("mmiotap_thunk_of_0x")]
+        if thunks and all(name.startswith("mmiotap_") for name in stack[: thunks[0]]):
+            function, *callers = stack[thunks[0] + 1 :]
+            assert callers[:2] == ["driver", "main"], stack
+            seen.add(function)
+    assert seen, script
+    assert seen <= LENGTHS.keys()

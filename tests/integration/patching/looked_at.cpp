@@ -49,7 +49,7 @@ extern "C" {
         read_register(device);
         write_register(device, turns);
         add_to_register(device, 1);
-        if (turns % 256 == 0) {
+        if (turns % 64 == 0) {
             usleep(100);
         }
     }
