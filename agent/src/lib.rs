@@ -13,6 +13,7 @@ mod arena;
 mod arming;
 mod capture;
 mod clock;
+mod debugger;
 mod fault;
 mod held;
 mod interpose;
