@@ -204,61 +204,73 @@ static __attribute__((noinline, noclone)) void go_on(char *at)
     __asm__ volatile("changed_site: " DOORBELL : "+a"(value) : "d"(at) : "memory");
 }
 
-/* Threads that run the site, now and then: each access is an event. */
-static long until_over(char *at)
-{
-    while (!atomic_load_explicit(&over, memory_order_relaxed)) {
-        go_on(at);
-        for (int j = 0; j < 20 * WORK; j++)
-            __asm__ volatile("");
-    }
-    return 0;
-}
-
 static long (*burst)(char *at);
 static pthread_barrier_t start;
+static long began[THREADS], ended[THREADS], said[THREADS];
 
-static void *run(void *argument)
+static void take_core(long thread)
 {
-    long thread = (long)argument;
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
     CPU_SET(thread % sysconf(_SC_NPROCESSORS_ONLN), &cpus);
     sched_setaffinity(0, sizeof cpus, &cpus);
-    pthread_barrier_wait(&start);
-    return (void *)burst(device + thread * APART);
 }
 
-/* Nanoseconds that so many threads take, or what a burst says that it took. */
-static long phase(long threads, void (*meanwhile)(void))
+static void *run(void *argument)
+{
+    long thread = (long)argument;
+    take_core(thread);
+    pthread_barrier_wait(&start);
+    began[thread] = now();
+    said[thread] = burst(device + thread * APART);
+    ended[thread] = now();
+    return NULL;
+}
+
+/* Nanoseconds that so many threads take, or what the first says that it took. */
+static long phase(int threads)
 {
     pthread_t ids[THREADS];
     usleep(PAUSE_US);
-    pthread_barrier_init(&start, NULL, (unsigned)threads + 1);
+    pthread_barrier_init(&start, NULL, (unsigned)threads);
     for (long i = 0; i < threads; i++)
         pthread_create(&ids[i], NULL, run, (void *)i);
-    pthread_barrier_wait(&start);
-    long begin = now(), said = 0;
-    if (meanwhile)
-        meanwhile();
-    long taken = now() - begin;
-    over = 1;
-    for (long i = 0; i < threads; i++) {
-        void *result;
-        pthread_join(ids[i], &result);
-        said += (long)result;
+    for (int i = 0; i < threads; i++)
+        pthread_join(ids[i], NULL);
+    long first = began[0], last = ended[0];
+    for (int i = 1; i < threads; i++) {
+        first = began[i] < first ? began[i] : first;
+        last = ended[i] > last ? ended[i] : last;
     }
-    over = 0;
-    return meanwhile ? taken : said ? said : now() - begin;
+    return said[0] ? said[0] : last - first;
 }
 
 static int protocol;
 
-static void change(void)
+/* Runs the site now and then: each access is an event. */
+static void *run_site(void *argument)
+{
+    long thread = (long)argument;
+    take_core(thread);
+    while (!atomic_load_explicit(&over, memory_order_relaxed)) {
+        go_on(device + thread * APART);
+        for (int j = 0; j < 20 * WORK; j++)
+            __asm__ volatile("");
+    }
+    return NULL;
+}
+
+static long change(char *at)
 {
     typedef int toggle(void *, int);
     toggle *patch = (toggle *)dlsym(RTLD_DEFAULT, "mmiotap_agent_patch");
     toggle *unpatch = (toggle *)dlsym(RTLD_DEFAULT, "mmiotap_agent_unpatch");
+    pthread_t others[THREADS];
+    go_on(at); /* it must have been seen */
+    over = 0;
+    for (long i = 0; i < THREADS; i++)
+        pthread_create(&others[i], NULL, run_site, (void *)i);
+    long begin = now();
     for (long i = 0; i < count; i++) {
         /* stop-machine gives up if a thread does not stop for long. */
         while (!patch(changed_site, protocol))
@@ -266,6 +278,11 @@ static void change(void)
         while (!unpatch(changed_site, protocol))
             ;
     }
+    long taken = now() - begin;
+    over = 1;
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(others[i], NULL);
+    return taken;
 }
 
 static const struct {
@@ -274,7 +291,7 @@ static const struct {
     int threads;
 } ways[] = {
     {"access", access_device, THREADS}, {"clock", access_clock, 1}, {"ticks", access_ticks, 1}, {"apart", access_apart, 1},
-    {"kmmio", access_device, 1},        {"chase", access_memory, 1}, {"work", access_work, 1},  {"change", until_over, 1},
+    {"kmmio", access_device, 1},        {"chase", access_memory, 1}, {"work", access_work, 1},  {"change", change, 1},
 };
 
 int main(int argc, char **argv)
@@ -282,7 +299,7 @@ int main(int argc, char **argv)
     if (argc < 5)
         return 2;
     const char *name = argv[1];
-    int rounds = atoi(argv[3]), way = -1, is_change = !strcmp(name, "change");
+    int rounds = atoi(argv[3]), way = -1;
     count = atol(argv[4]);
     device = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, open(argv[2], O_RDWR), 0);
     for (int i = 0; i < (int)(sizeof ways / sizeof *ways); i++)
@@ -300,13 +317,12 @@ int main(int argc, char **argv)
         settle_rate();
     } else if (!strcmp(name, "kmmio")) {
         be_kmmio();
-    } else if (is_change) {
-        protocol = argc > 5 ? atoi(argv[5]) : 0;
-        go_on(device); /* it must have been seen */
+    } else if (argc > 5) {
+        protocol = atoi(argv[5]);
     }
     for (int round = -2; round < rounds; round++)
         for (int threads = 1; threads <= ways[way].threads; threads++) {
-            long taken = is_change ? phase(THREADS, change) : phase(threads, NULL);
+            long taken = phase(threads);
             if (round >= 0)
                 printf("%ld%c", taken * 1000 / count, threads == ways[way].threads ? '\n' : ' ');
         }
