@@ -1,9 +1,9 @@
-"""One access a microsecond, watched by others: Frida's Stalker (PyPI: frida) and valgrind's lackey (Debian: valgrind).
+"""A driver's loop under mmiotap and under others: Frida (PyPI: frida) and valgrind's lackey (Debian: valgrind).
 
-What they miss. Stalker: values (they would have to be read again), and code that was running before it came; that it
-looks at the program's own code only, and knows the mapping, is for its speed, and told to it here. Frida's
-MemoryAccessMonitor tells of the first access to a page and of no other, so it has no row here. lackey: values, times
-and threads; it prints every instruction and every access that there is.
+What they miss. Frida's Stalker: values (they would have to be read again), and code that was running before it came;
+that it looks at the program's own code only, and knows the mapping, is for its speed, and told to it here. Frida's
+MemoryAccessMonitor: all but the first access to a page. lackey: values, times and threads; it prints every instruction
+and every access that there is.
 """
 
 import contextlib
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +26,66 @@ from benchmarks.result import Result
 ROUNDS, TURNS = 4, 3
 #: Rounds that the program makes and does not print.
 UNPRINTED = 2
-COUNT, COUNT_LACKEY = 50_000, 500
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A way of benchmarks/patched.c, and the accesses of a round: so many that it takes a millisecond at least."""
+
+    way: str
+    words: str
+    alone: int
+    watched: int
+    under_lackey: int
+
+
+LOOPS = [
+    Loop("work", "one access a microsecond", 50_000, 50_000, 200),
+    Loop("apart", "accesses back to back", 2_000_000, 50_000, 5_000),
+]
 
 
 def run() -> list[Result]:
-    results = []
     with program("patched") as patched:
+        return [result for loop in LOOPS for result in _results(patched, loop)]
+
+
+def _results(patched: Program, loop: Loop) -> list[Result]:
+    """Everything by the same loop alone. Of each run the fastest round, of those the median; all take turns."""
+    times: dict[str, list[int]] = defaultdict(list)
+    seen: dict[str, list[float]] = defaultdict(list)
+    alone, watched = ((loop.way, patched.device, ROUNDS, count) for count in (loop.alone, loop.watched))
+    frida = {
+        "Frida's Stalker": ("stalker.js", "qjs", watched),
+        # In the other runtime it hangs (Frida 17.25).
+        "Frida's MemoryAccessMonitor": ("monitor.js", "v8", alone),
+    }
+    for turn in range(TURNS):
+        times["alone"].append(min(patched.alone(*alone)))
+        times["mmiotap"].append(min(patched.recorded(*watched)))
+        times["mmiotap --patch off"].append(min(patched.recorded(*watched, options=("--patch", "off"))))
         if importlib.util.find_spec("frida"):
-            results += _stalker(patched)
-        else:
+            for name, (script, runtime, arguments) in frida.items():
+                numbers, accesses = _under_frida(script, runtime, patched.command(*arguments))
+                times[name].append(min(numbers))
+                seen[name].append(100 * accesses / ((ROUNDS + UNPRINTED) * arguments[3]))
+        elif turn == 0:
             print("others: no Frida here (pip install frida)", file=sys.stderr)
         if shutil.which("valgrind"):
-            results += _lackey(patched)
-        else:
+            command = patched.command(loop.way, patched.device, ROUNDS, loop.under_lackey)
+            times["valgrind's lackey"].append(min(_under_lackey(command)))
+        elif turn == 0:
             print("others: no valgrind here (apt install valgrind)", file=sys.stderr)
-    return results
-
-
-def _stalker(patched: Program) -> list[Result]:
-    alone, watched, seen = [], [], 0
-    for _ in range(TURNS):
-        alone += patched.alone("work", patched.device, ROUNDS, COUNT)
-        numbers, seen_now = _under_stalker(patched.command("work", patched.device, ROUNDS, COUNT))
-        watched += numbers
-        seen += seen_now
-    ratio = statistics.median(watched) / statistics.median(alone)
-    share = seen / (TURNS * (ROUNDS + UNPRINTED) * COUNT)
+    by_itself = statistics.median(times.pop("alone"))
+    ratios = {name: statistics.median(numbers) / by_itself for name, numbers in times.items()}
     return [
-        Result("one access a microsecond, under Frida's Stalker / alone", "", ratio, "", True),
-        Result("the accesses that Stalker saw / all", "", share, "", True),
+        *(Result(f"{loop.words}, {name} / alone", "", ratio, "", True) for name, ratio in ratios.items()),
+        *(Result(f"{loop.words}, {name}: seen", "", min(shares), "%", True) for name, shares in seen.items()),
     ]
 
 
-def _under_stalker(command: list[str]) -> tuple[list[int], int]:
-    """What the program printed, and the accesses that were seen."""
+def _under_frida(script_file: str, runtime: str, command: list[str]) -> tuple[list[int], int]:
+    """What the program printed, and how many of its accesses were seen."""
     frida: Any = importlib.import_module("frida")
     gone = threading.Event()
     seen: list[int] = []
@@ -74,7 +102,7 @@ def _under_stalker(command: list[str]) -> tuple[list[int], int]:
     try:
         session = device.attach(pid)
         session.on("detached", lambda *_: gone.set())
-        script = session.create_script((HERE / "stalker.js").read_text())
+        script = session.create_script((HERE / script_file).read_text(), runtime=runtime)
         script.on("message", note)
         script.load()
         device.resume(pid)
@@ -85,12 +113,8 @@ def _under_stalker(command: list[str]) -> tuple[list[int], int]:
     return [int(number) for number in printed.split()], seen[0]
 
 
-def _lackey(patched: Program) -> list[Result]:
-    work = ("work", patched.device, 1, COUNT_LACKEY)
-    alone = [number for _ in range(ROUNDS) for number in patched.alone(*work)]
+def _under_lackey(command: list[str]) -> list[int]:
     with tempfile.TemporaryDirectory(prefix="mmiotap-bench-") as folder:
-        log = Path(folder) / "log"
-        command = ["valgrind", "--tool=lackey", "--trace-mem=yes", f"--log-file={log}", *patched.command(*work)]
-        result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT)
-    ratio = int(result.stdout) / statistics.median(alone)
-    return [Result("one access a microsecond, under valgrind's lackey / alone", "", ratio, "", True)]
+        lackey = ["valgrind", "--tool=lackey", "--trace-mem=yes", f"--log-file={Path(folder) / 'log'}"]
+        result = subprocess.run([*lackey, *command], check=True, capture_output=True, text=True, timeout=TIME_LIMIT)
+    return [int(number) for number in result.stdout.split()]
