@@ -66,8 +66,8 @@ def _turn(patched: Program) -> dict[str, list[int]]:
         "kmmio": patched.alone("kmmio", device, ROUNDS, KMMIO),
         "chase": patched.alone("chase", device, ROUNDS, CHASED),
         "chase, patched": patched.recorded("chase", device, ROUNDS, CHASED, options=AT_ONCE),
-        "work": patched.alone("work", device, ROUNDS, WORKING),
-        "work, traced": patched.recorded("work", device, ROUNDS, WORKING),
+        "work": patched.alone("work", device, 2 * ROUNDS, WORKING),
+        "work, traced": patched.recorded("work", device, 2 * ROUNDS, WORKING),
     }
     for number, name in enumerate(PROTOCOLS):
         found[name] = patched.recorded("change", device, ROUNDS, CHANGES, number, options=BY_HAND)
