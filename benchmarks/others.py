@@ -108,8 +108,10 @@ def _under_frida(script_file: str, runtime: str, command: list[str]) -> tuple[li
         device.resume(pid)
         gone.wait(TIME_LIMIT)
     finally:
-        with contextlib.suppress(frida.ProcessNotFoundError):
-            device.kill(pid)
+        # It ends by itself, perhaps just now.
+        with contextlib.suppress(frida.ProcessNotFoundError, frida.NotSupportedError):
+            if not gone.is_set():
+                device.kill(pid)
     return [int(number) for number in printed.split()], seen[0]
 
 

@@ -84,14 +84,13 @@ static long access_device(char *at)
 
 static long access_apart(char *at)
 {
-    long begin = now();
     for (long i = 0; i < count; i += 2) {
         doorbell(at, (uint32_t)i);
         __asm__ volatile("cld");
         status(at);
         __asm__ volatile("cld");
     }
-    return now() - begin;
+    return 0;
 }
 
 static inline __attribute__((always_inline)) void note(long i, int64_t time, int cpu, int kind, uint64_t offset, uint64_t value)
@@ -188,14 +187,13 @@ static long access_memory(char *at)
 
 static long access_work(char *at)
 {
-    long begin = now();
     for (long i = 0; i < count; i++) {
         uint64_t x = (uint64_t)i;
         for (int j = 0; j < WORK; j++)
             __asm__ volatile("imulq %0, %0" : "+r"(x));
         doorbell(at, (uint32_t)x);
     }
-    return now() - begin;
+    return 0;
 }
 
 extern char changed_site[];
