@@ -8,7 +8,7 @@ use crate::arch::{self, Frame, ahead, site};
 use crate::patch::{self, Patch, registry};
 use crate::region::{self, Region};
 use crate::thread::{self, Fault};
-use crate::{arena, arming, debugger, held, lookaside, park, signals, step};
+use crate::{arena, arming, held, lookaside, park, signals, step};
 
 /// Where si_addr is in a siginfo_t (asm-generic/siginfo.h).
 const SI_ADDR: usize = 16;
@@ -204,7 +204,7 @@ fn trap(info: &siginfo_t, frame: &mut Frame) -> Verdict {
     }
     // A debug trap without a step of ours belongs to somebody else.
     let stepped = step::finish(info, frame);
-    if held::go_on(info, frame) || stepped || debugger::owns_trap() { Verdict::Taken } else { Verdict::Program(SIGTRAP) }
+    if held::go_on(info, frame) || stepped { Verdict::Taken } else { Verdict::Program(SIGTRAP) }
 }
 
 /// If the agent was running something for the program, lets that see the fault.

@@ -13,7 +13,6 @@ mod arena;
 mod arming;
 mod capture;
 mod clock;
-mod debugger;
 mod fault;
 mod held;
 mod interpose;

@@ -63,11 +63,6 @@ fn with_action<T>(signal: c_int, work: impl FnOnce(&mut Action) -> T) -> T {
     result
 }
 
-/// Has the program set this as what is to be done with one of the agent's signals?
-pub fn is(signal: c_int, handler: usize) -> bool {
-    with_action(signal, |action| action.handler == handler)
-}
-
 pub fn after_fork() {
     ACTIONS.locked.store(false, Ordering::Release);
 }

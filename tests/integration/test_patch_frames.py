@@ -1,8 +1,6 @@
 """Stacks are seen through thunks: by gdb, by perf, by C++'s unwinding, by backtrace(3)."""
 
 import json
-import os
-import re
 import subprocess
 from itertools import groupby
 from pathlib import Path
@@ -77,18 +75,6 @@ def test_gdb_sees_the_stack_at_every_instruction_of_a_thunk(
             assert line["names"][-3:] == own, line
             assert line["rip"] == outside["rip"] + LENGTHS[function], line
             assert (line["rsp"], line["rdi"]) == (outside["rsp"], outside["rdi"]), line
-
-
-def test_breakpoints_of_a_debugger_that_hands_on_the_agents_traps(
-    start: Start, run: Run, program: Path, device: Path
-) -> None:
-    pid = start_program(start, program, device)
-    commands = ["handle SIGTRAP SIGSEGV nostop noprint pass", *["tbreak driver_goes_on", "continue"] * 3, "bt"]
-    words = [word for command in commands for word in ("-ex", command)]
-    result = run("gdb", "-batch", "-nx", "-p", pid, *words)
-    assert result.stdout.count("Temporary breakpoint") == 6, result
-    assert re.search(r"^#1 .* in .*driver \(\)", result.stdout, re.M), result
-    os.kill(int(pid), 0)
 
 
 @patched
