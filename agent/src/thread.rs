@@ -16,6 +16,9 @@ use crate::{capture, process, sys};
 
 global_asm!(
     ".pushsection .tbss, \"awT\", @nobits",
+    // The compiler may put those who use them into other object files.
+    ".globl mmiotap_thread, mmiotap_masked, mmiotap_ordinary",
+    ".hidden mmiotap_thread, mmiotap_masked, mmiotap_ordinary",
     ".balign 16",
     "mmiotap_thread: .zero 8",
     "mmiotap_masked: .zero 32",
