@@ -31,7 +31,7 @@ TIME_LIMIT = 120
 
 #: As in jump.rs, room.rs and space.rs.
 JUMP, PAGES, STEP, LANDING = 5, 64, 16, 14
-HEAP_GROWS, STACK_GROWS = 256 << 20, 72 << 20
+HEAP_GROWS, STACK_GROWS = 64 << 20, 72 << 20
 LOWEST, HIGHEST = 0x10000, 0x7FFF_FFFF_F000
 
 WAYS = {"plain": "a plain jump", "punned": "a punned jump", "none": "no jump"}

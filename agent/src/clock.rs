@@ -40,7 +40,7 @@ pub fn duration_ns(before: u64, after: u64) -> u32 {
 }
 
 /// CLOCK_MONOTONIC as one thread tells it by the time-stamp counter: patched sites have no time to ask the system, and traps
-/// of the same thread must be in order with them. It never goes backwards, and is set right every millisecond.
+/// of the same thread must be in order with them. It never goes backwards, and is set right again and again.
 #[repr(C)]
 pub struct Clock {
     /// The counter when it was set right, and the time then.
@@ -52,9 +52,12 @@ pub struct Clock {
     pub good: u64,
 }
 
-/// A trap sets it right after this long, a patched site at the latest after so many times this long.
-const RIGHT_NS: u64 = 1_000_000;
-const GOOD: u64 = 10;
+/// How long a patched site may go by a clock; then it traps. The rate is known the better the longer the program runs, but the
+/// system's clock may itself be adjusted at any time.
+const SHORTEST_NS: i64 = 10_000_000;
+const LONGEST_NS: i64 = 100_000_000;
+/// A part of the time since the start, and traps set the clock right after such a part of that.
+const PART: u64 = 10;
 /// A clock that has run ahead of the system's slows down until it has caught up: by at most one part in so many.
 const SLOWEST: u64 = 256;
 
@@ -62,7 +65,7 @@ impl Clock {
     pub fn now(&mut self) -> i64 {
         // SAFETY: reading the time-stamp counter has no effect.
         let since = unsafe { _rdtsc() }.wrapping_sub(self.ticks);
-        if since <= self.good / GOOD && self.good != 0 { self.ns + nanoseconds(since, self.rate) } else { self.set_right() }
+        if since <= self.good / PART && self.good != 0 { self.ns + nanoseconds(since, self.rate) } else { self.set_right() }
     }
 
     #[cold]
@@ -71,10 +74,11 @@ impl Clock {
         let since = ticks.wrapping_sub(self.ticks);
         let told = if since <= 2 * self.good { self.ns + nanoseconds(since, self.rate) } else { self.ns };
         let rate = mean_rate(ticks, ns);
-        let ahead = told.saturating_sub(ns).max(0).unsigned_abs().min(RIGHT_NS / SLOWEST);
-        self.rate = rate - (u128::from(rate) * u128::from(ahead) / u128::from(RIGHT_NS)) as u64;
-        let is_settled = ns - START_NS.load(Ordering::Relaxed) >= SETTLED_NS;
-        self.good = if is_settled { GOOD * (RIGHT_NS << 32) / rate.max(1) } else { 0 };
+        let passed = ns - START_NS.load(Ordering::Relaxed);
+        let valid = (passed / PART as i64).clamp(SHORTEST_NS, LONGEST_NS).unsigned_abs();
+        let ahead = told.saturating_sub(ns).max(0).unsigned_abs().min(valid / SLOWEST);
+        self.rate = rate - (u128::from(rate) * u128::from(ahead) / u128::from(valid)) as u64;
+        self.good = if passed >= SETTLED_NS { (valid << 32) / rate.max(1) } else { 0 };
         (self.ticks, self.ns) = (ticks, told.max(ns));
         self.ns
     }

@@ -213,7 +213,8 @@ def test_handlers_that_jump_out(compile_c: Compile, mmiotap: Run, device: Path, 
     stored = [row["value"] for row in rows if row["offset"] == 0 and row["kind"] == "write"]
     # An access is made again if the jump came before it was counted.
     assert all(second - first in (0, 1) for first, second in itertools.pairwise(stored))
-    assert (stored[0], stored[-1]) == (1, following - 1)
+    assert stored[0] == 1
+    assert following - stored[-1] in (0, 1)
     assert [row["value"] for row in rows if row["offset"] == 32 and row["kind"] == "write"] == list(
         range(1, counted + 1)
     )

@@ -4,7 +4,7 @@
 //! valid for ever: a thread may be in it, or on its way, when the site has long been given back.
 //!
 //! A punned jump consists partly of the bytes behind its site. While it is in place those bytes must not change, so whoever
-//! changes code first gives back the punned sites before it that use it ([`with_neighbours`]), and patches them again afterwards.
+//! changes code first gives back the punned sites before it that use it ([`change_with_neighbours`]), and patches them again afterwards.
 
 mod breakpoint;
 mod frames;
@@ -28,7 +28,7 @@ use crate::capture::{self, Row};
 use crate::layout::*;
 use crate::region::{self, Guard};
 use crate::{arena, modules, thread};
-use jump::Jump;
+use jump::{Jump, Planned, Way};
 use room::Room;
 
 /// A site that has a thunk.
@@ -126,7 +126,7 @@ pub fn note_stepped(site: &'static Site) {
 
 /// Makes a site a jump, if it is none.
 fn patch(lock: &Guard, site: &'static Site, protocol: u32) -> Result<(), Why> {
-    let room = Room::read();
+    let room = Room::now();
     let patch = match site.patch() {
         Some(patch) => patch,
         None => prepare(lock, &room, site)?,
@@ -134,12 +134,12 @@ fn patch(lock: &Guard, site: &'static Site, protocol: u32) -> Result<(), Why> {
     if patch.is_active() {
         return Ok(());
     }
-    with_neighbours(lock, &room, patch, protocol, |lock| put_in_place(lock, &room, patch, protocol))
+    change_with_neighbours(lock, &room, patch, protocol, Change::Patch)
 }
 
 /// Gives a site its own code back.
 fn unpatch(lock: &Guard, patch: &'static Patch, protocol: u32) -> Result<(), Why> {
-    with_neighbours(lock, &Room::read(), patch, protocol, |_| take_away(patch, protocol))
+    change_with_neighbours(lock, &Room::now(), patch, protocol, Change::Unpatch)
 }
 
 /// The site's thunk.
@@ -180,9 +180,8 @@ fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Pa
     Ok(patch)
 }
 
-fn put_in_place(lock: &Guard, room: &Room, patch: &'static Patch, protocol: u32) -> Result<(), Why> {
-    let site = patch.site;
-    let jump = jump::make(lock, room, site.pc, site.length, patch.thunk.start).ok_or(WHY_NO_TARGET)?;
+fn put_in_place(patch: &'static Patch, jump: Option<Jump>, protocol: u32) -> Result<(), Why> {
+    let (site, jump) = (patch.site, jump.ok_or(WHY_NO_TARGET)?);
     patch.set_jump(&jump);
     let changed = patch.changed();
     change(site.pc, &site.bytes[..changed], &jump.bytes[..changed], protocol)?;
@@ -213,49 +212,87 @@ fn change(at: usize, old: &[u8], new: &[u8], protocol: u32) -> Result<(), Why> {
     if write(at, old, new) { Ok(()) } else { Err(WHY_NOT_WRITABLE) }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Patch,
+    Unpatch,
+}
+
 /// Changes a site's code while no punned jump leans on it; those that did are patched anew, for what they lean on is new.
-fn with_neighbours(
-    lock: &Guard,
-    room: &Room,
-    patch: &'static Patch,
-    protocol: u32,
-    work: impl FnOnce(&Guard) -> Result<(), Why>,
-) -> Result<(), Why> {
-    // SAFETY: under the lock, and copied.
-    let all: Vec<&'static Patch> = unsafe { (*PATCHES.0.get()).clone() };
-    let mut neighbours: Vec<&'static Patch> = Vec::new();
-    let mut next = Some(patch);
-    while let Some(leant_on) = next {
-        let (start, end) = (leant_on.site.pc, leant_on.site.pc + leant_on.site.length);
-        let leaning = all.iter().filter(|other| other.leans_on(start, end));
-        for &other in leaning {
-            if !neighbours.iter().any(|known| core::ptr::eq(*known, other)) {
-                neighbours.push(other);
-            }
-        }
-        neighbours.sort_unstable_by_key(|neighbour| core::cmp::Reverse(neighbour.site.pc));
-        // The next one down, until nothing leans on the lowest.
-        next = neighbours.iter().copied().find(|neighbour| neighbour.site.pc < start);
-    }
+fn change_with_neighbours(lock: &Guard, room: &Room, patch: &'static Patch, protocol: u32, what: Change) -> Result<(), Why> {
     // From the lowest: nothing leans on it. What has changed meanwhile is no patch any more.
-    let mut taken_away: Vec<&'static Patch> = Vec::new();
+    let mut to_do: Vec<&'static Patch> = Vec::new();
     let mut result = Ok(());
-    for &neighbour in neighbours.iter().rev() {
+    for neighbour in leaning_on(patch).into_iter().rev() {
         match take_away(neighbour, protocol) {
-            Ok(()) => taken_away.push(neighbour),
+            Ok(()) => to_do.push(neighbour),
             Err(WHY_CHANGED) => {}
             refused => result = refused,
         }
     }
     if result.is_ok() {
-        result = work(lock);
+        match what {
+            Change::Patch => to_do.push(patch),
+            Change::Unpatch => result = take_away(patch, protocol),
+        }
     }
-    for neighbour in taken_away.into_iter().rev() {
-        if let Err(why) = put_in_place(lock, room, neighbour, protocol) {
-            tell(neighbour.site, SITE_TRAPPED, why);
+    // From the highest: it decides what the others lean on.
+    to_do.reverse();
+    for (&one, jump) in to_do.iter().zip(plan(lock, room, &to_do)) {
+        match put_in_place(one, jump, protocol) {
+            Err(why) if core::ptr::eq(one, patch) => result = Err(why),
+            Err(why) => tell(one.site, SITE_TRAPPED, why),
+            Ok(()) => {}
         }
     }
     result
+}
+
+/// The punned sites whose jumps lean on this one's bytes, or on those of one that does; the highest first.
+fn leaning_on(patch: &'static Patch) -> Vec<&'static Patch> {
+    // SAFETY: under the lock, and copied.
+    let all: Vec<&'static Patch> = unsafe { (*PATCHES.0.get()).clone() };
+    let mut found: Vec<&'static Patch> = Vec::new();
+    let mut next = Some(patch);
+    while let Some(leant_on) = next {
+        let (start, end) = (leant_on.site.pc, leant_on.site.pc + leant_on.site.length);
+        for &other in all.iter().filter(|other| other.leans_on(start, end)) {
+            if !found.iter().any(|known| core::ptr::eq(*known, other)) {
+                found.push(other);
+            }
+        }
+        found.sort_unstable_by_key(|other| core::cmp::Reverse(other.site.pc));
+        // The next one down, until nothing leans on the lowest.
+        next = found.iter().copied().find(|other| other.site.pc < start);
+    }
+    found
+}
+
+/// Jumps for these sites, the highest first, each of which may lean on those before it. The first one's decides whether there are
+/// jumps for the others, so a few are tried.
+fn plan(lock: &Guard, room: &Room, patches: &[&'static Patch]) -> Vec<Option<Jump>> {
+    const TRIES: usize = 16;
+    let mut best: Vec<Option<Jump>> = Vec::new();
+    for others in 0..TRIES {
+        let (mut jumps, mut planned) = (Vec::new(), Vec::new());
+        for (index, patch) in patches.iter().enumerate() {
+            let Site { pc: site, length, .. } = *patch.site;
+            let way = Way { site, length, thunk: patch.thunk.start, planned: &planned };
+            let jump = way.jump(lock, room, if index == 0 { others } else { 0 });
+            if let Some(Jump { bytes, length: whole }) = jump {
+                planned.push(Planned { at: site, bytes, length: whole.min(length) });
+            }
+            jumps.push(jump);
+        }
+        let found = jumps.iter().flatten().count();
+        if others == 0 || found > best.iter().flatten().count() {
+            best = jumps;
+        }
+        if best.iter().all(Option::is_some) || found == 0 {
+            break;
+        }
+    }
+    best
 }
 
 /// Gives all sites their code back: recording is disabled. They may become hot again.
