@@ -32,10 +32,8 @@ DEFAULT_BUFFER = 64 << 20
 MIN_SEGMENTS = 4
 
 #: Sealing takes a core that the program may be using. It starts when one segment in so many is full, so that parts have
-#: a good size: if the program is quiet, that is, fills fewer than so many between two looks; otherwise while there is
-#: still room left.
-QUIET_SEAL_SHARE = 4
-QUIET_SEGMENTS = 8
+#: a good size: in a pause, in which none is filled; and without one while there is still room left.
+PAUSE_SEAL_SHARE = 4
 BUSY_SEAL_SHARE = 2
 
 #: Accesses of a site that trap before it is patched: enough that code which runs once is left as it is.
@@ -269,8 +267,7 @@ class _Recording:
         with self._sealing:
             sealer = self._the_sealer()
             crowded = states[layout.OWNED] > self.arena.segment_count // 2
-            is_quiet = states[layout.FULL] < self._full + QUIET_SEGMENTS
-            share = QUIET_SEAL_SHARE if is_quiet else BUSY_SEAL_SHARE
+            share = PAUSE_SEAL_SHARE if states[layout.FULL] == self._full else BUSY_SEAL_SHARE
             self._full = states[layout.FULL]
             if crowded or self._full * share >= self.arena.segment_count:
                 self._note_threads()
