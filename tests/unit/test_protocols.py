@@ -116,24 +116,28 @@ def verdicts(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
         print("\n" + "\n".join(f"    {who:<34}{what}" for who, what in found.items()))
 
 
-@pytest.mark.parametrize(("protocol", "variant"), MODELS)
-def test_nothing_torn_is_executed(protocol: str, variant: str | None, run: Run, verdicts: dict[str, str]) -> None:
-    output = ask(run, protocol, SAFETY, "-O1", variant=variant)
-    verdicts[f"{' '.join(filter(None, (protocol, variant)))}, safety"] = verdict(output)
+def assert_holds(
+    run: Run, protocol: str, variant: str | None, search: Search, what: str, verdicts: dict[str, str]
+) -> str:
+    """No interleaving refutes the model, and none was left out. Returns what the checker says."""
+    output = ask(run, protocol, search, "-O1", variant=variant)
+    verdicts[f"{' '.join(filter(None, (protocol, variant)))}, {what}"] = verdict(output)
     assert "errors: 0" in output
     assert "not completed" not in output
     assert "too small" not in output
+    return output
+
+
+@pytest.mark.parametrize(("protocol", "variant"), MODELS)
+def test_nothing_torn_is_executed(protocol: str, variant: str | None, run: Run, verdicts: dict[str, str]) -> None:
+    output = assert_holds(run, protocol, variant, SAFETY, "safety", verdicts)
     # No handler of the agent's starts while the flag is up: there it never comes to H2.
     assert variant or not never_reached(output)
 
 
 @pytest.mark.parametrize(("protocol", "variant"), MODELS)
 def test_the_patcher_always_ends(protocol: str, variant: str | None, run: Run, verdicts: dict[str, str]) -> None:
-    output = ask(run, protocol, LIVENESS, "-O1", variant=variant)
-    verdicts[f"{' '.join(filter(None, (protocol, variant)))}, liveness"] = verdict(output)
-    assert "errors: 0" in output
-    assert "not completed" not in output
-    assert "too small" not in output
+    assert_holds(run, protocol, variant, LIVENESS, "liveness", verdicts)
 
 
 @pytest.mark.parametrize(

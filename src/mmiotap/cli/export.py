@@ -8,16 +8,14 @@ examples:
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
-FORMATS = ("mmiotrace", "csv", "jsonl", "parquet")
+from mmiotap.formats import FORMATS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace", metavar="TRACE", help="the trace folder")
-    parser.add_argument("--format", choices=FORMATS, required=True, help="how to write it")
+    parser.add_argument("--format", choices=tuple(FORMATS), required=True, help="how to write it")
     parser.add_argument("-o", "--output", metavar="FILE", default="-", help="default: -, the standard output")
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing FILE")
 
@@ -46,26 +44,6 @@ def run(args: argparse.Namespace) -> int:
         with store.writing(path), contextlib.suppress(BrokenPipeError), path.open("wb") as out:
             formats.write(args.format, trace.batches(), trace, out)
         return 0
-    with store.writing(path), _new_file(path) as file:
+    with store.new_file(path, among_others=True) as file:
         formats.write(args.format, trace.batches(), trace, file)
     return 0
-
-
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name, complete, when the block ends; when it fails, nothing does.
-
-    FILE may be wanted in a shared folder: until then its name cannot be guessed, and no link there is followed.
-    """
-    import tempfile
-
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        hidden = Path(file.name)
-        try:
-            yield file
-            file.close()
-            hidden.rename(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                hidden.unlink()
-            raise

@@ -210,9 +210,8 @@ class _Recording:
         shown = time.monotonic()
         pause = BUSY_PAUSE_MS
         while not child.wait(pause):
-            segments = self.arena.states()
-            self._warm_up(segments)
-            states = Counter(segments)
+            states = Counter(self.arena.states())
+            self._warm_up(states)
             pause = BUSY_PAUSE_MS if states[layout.FULL] else IDLE_PAUSE_MS
             if self._trouble is None:
                 try:
@@ -254,10 +253,9 @@ class _Recording:
             trouble=self._trouble,
         )
 
-    def _warm_up(self, segments: list[int]) -> None:
+    def _warm_up(self, states: Counter[int]) -> None:
         """The program takes the first free segments: those that it comes to next are to be in memory."""
-        used = max((index + 1 for index, state in enumerate(segments) if state != layout.FREE), default=0)
-        if used:
+        if used := states[layout.OWNED] + states[layout.FULL]:
             self.arena.warm(used + WARM_SEGMENTS)
 
     def _keep_up(self, states: Counter[int]) -> None:

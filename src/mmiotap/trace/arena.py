@@ -277,6 +277,8 @@ class Arena:
 
     def warm(self, segments: int) -> None:
         """Bring the first segments' pages into memory, so that the program need not wait for the file system."""
+        if segments <= self._warm:
+            return
         with self._lock:
             self._map_segments()
         first, last = self._warm * layout.SEGMENT_SIZE, min(segments * layout.SEGMENT_SIZE, len(self._data))

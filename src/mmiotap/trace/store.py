@@ -145,12 +145,16 @@ def write_info(path: str | os.PathLike[str], info: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name, complete, when the block ends; when it fails, nothing does."""
-    hidden = path.with_name(f".{path.name}.new")
+def new_file(path: Path, *, among_others: bool = False) -> Iterator[IO[bytes]]:
+    """A file that appears under its name, complete, when the block ends; when it fails, nothing does.
+
+    ``among_others``: its folder may be one that others write to. Until the end its name then cannot be guessed, and no
+    link there is followed. (Within a trace the name is fixed, so that what a crash left is replaced.)
+    """
+    hidden = path.with_name(f".{path.name}.{os.urandom(6).hex() if among_others else 'new'}")
     with writing(path):
         try:
-            with open(hidden, "wb", opener=_owner_only) as file:
+            with open(hidden, "xb" if among_others else "wb", opener=_owner_only) as file:
                 yield file
             hidden.rename(path)
         except BaseException:

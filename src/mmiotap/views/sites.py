@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from mmiotap.analysis.sites import SiteUse
+from mmiotap.analysis.ways import WAYS
 from mmiotap.views.statistics import ways_text
 from mmiotap.views.tables import write_table
 from mmiotap.views.words import printable
@@ -34,19 +35,19 @@ WHY = {
 
 def write_text(uses: Sequence[SiteUse], limit: int) -> None:
     """A line for all, and the table, cut after ``limit`` rows (0: not at all)."""
-    total = {way: sum(getattr(use, way) for use in uses) for way in ("patched", "trapped", "stepped")}
+    total = {way: sum(getattr(use, way) for use in uses) for way in WAYS}
     print(f"{len(uses)} {'site' if len(uses) == 1 else 'sites'}, {ways_text(total)}")
     shown = uses[:limit] if limit else uses
     more = f", {len(shown)} of {len(uses)} (--limit 0: all)" if len(shown) < len(uses) else ""
     processes = len({use.pid for use in uses}) > 1
-    columns = ["site", "instruction", "patch", "width", "hits", "patched", "trapped", "stepped"]
+    columns = ["site", "instruction", "patch", "width", "hits", *WAYS]
     rows = [[*([str(use.pid)] if processes else []), *_cells(use)] for use in shown]
     write_table(f"Sites{more}", [*(["pid"] if processes else []), *columns], rows, left=4 if processes else 3)
 
 
 def _cells(use: SiteUse) -> list[str]:
     words = [printable(use.site), use.instruction or "?", how_text(use.state, use.reason)]
-    return [*words, str(use.width or "?"), *map(str, (use.hits, use.patched, use.trapped, use.stepped))]
+    return [*words, str(use.width or "?"), str(use.hits), *(str(getattr(use, way)) for way in WAYS)]
 
 
 def how_text(state: str | None, reason: str | None) -> str:
