@@ -9,8 +9,8 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmiotap.analysis.names import glob_matches
 from mmiotap.trace.model import Mapping
+from mmiotap.trace.names import glob_matches
 from mmiotap.trace.schema import KINDS
 
 #: Kinds that have an offset of an access in them.

@@ -7,9 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmiotap.analysis.names import short_name
 from mmiotap.trace import layout
 from mmiotap.trace.model import Mapping
+from mmiotap.trace.names import short_name
 from mmiotap.views.words import printable
 
 #: Flags that are worth a word at the end of a line.
