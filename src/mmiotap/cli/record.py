@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mmiotap.trace.errors import MmiotapError
 
 if TYPE_CHECKING:
-    from mmiotap.sources.agent import Progress, RecordResult
+    from mmiotap.sources.recording import Progress, RecordResult
 
 #: At most this many mapped paths are named when no rule selected any.
 PATHS_NAMED = 8
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmiotap.sources import agent, launch
+    from mmiotap.sources import agent, launch, recording
 
     command = args.program[1:] if args.program[:1] == ["--"] else args.program
     if not command:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             on_full=args.on_full,
             latency=args.latency,
             disabled=args.disabled,
-            buffer=args.buffer or agent.DEFAULT_BUFFER,
+            buffer=args.buffer or recording.DEFAULT_BUFFER,
             patch=args.patch,
             protocol=args.protocol,
             force=args.force,
