@@ -30,6 +30,14 @@ pub const H_NEXT_STREAM_ID: usize = 52;
 pub const H_LOST_UNPLACED: usize = 56;
 pub const H_PATCH: usize = 64;
 pub const H_PROTOCOL: usize = 68;
+pub const H_SMP: usize = 72;
+pub const H_RECURSIVE: usize = 80;
+
+// How a region is opened for its access (docs/smp.md)
+pub const SMP_EMULATE: u32 = 0;
+pub const SMP_STEP: u32 = 1;
+pub const SMP_LOCK: u32 = 2;
+pub const SMP_PRIVATE: u32 = 3;
 
 // Segment states
 pub const FREE: u32 = 0;
@@ -85,6 +93,7 @@ pub const REASON_SHIFT: u32 = 8;
 pub const REASON_LOCKED: u32 = 1;
 pub const REASON_NOT_DECODED: u32 = 2;
 pub const REASON_NOT_IN_SOURCE: u32 = 3;
+pub const REASON_STEPPED: u32 = 4;
 
 // Site states, the low byte of a site row's flags
 pub const SITE_SEEN: u32 = 0;

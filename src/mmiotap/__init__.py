@@ -30,14 +30,16 @@ def record(
     disabled: bool = False,
     patch: str | int = "auto",
     protocol: Literal["breakpoint", "stop-machine"] = "breakpoint",
+    smp: Literal["emulate", "step", "lock", "private"] = "emulate",
     force: bool = False,
 ) -> "Trace":
     """Run a program, record its accesses, and return the finished trace. The same as ``mmiotap record``.
 
     ``maps`` are globs over the paths in /proc/PID/maps (default: device paths), ``path`` is the trace folder to make
     (default ``PROGRAM.PID.mmiotap`` here), ``patch`` how many accesses of a code site trap before it is patched
-    (``"auto"``: a few, ``"off"``: all). ``Trace.info["exit"]`` has the program's exit status or fatal signal.
-    Raises MmiotapError if the program cannot be recorded or its trace could not be written.
+    (``"auto"``: a few, ``"off"``: all), ``smp`` the way of an access (docs/smp.md).
+    ``Trace.info["exit"]`` has the program's exit status or fatal signal. Raises MmiotapError if the
+    program cannot be recorded or its trace could not be written.
     """
     from mmiotap.sources import agent
 
@@ -50,6 +52,7 @@ def record(
         disabled=disabled,
         patch=patch,
         protocol=protocol,
+        smp=smp,
         force=force,
     )
     if result.trouble:

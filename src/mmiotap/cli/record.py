@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="breakpoint",
         help="how code is changed while it runs (default: breakpoint)",
     )
+    parser.add_argument(
+        "--smp",
+        choices=("emulate", "step", "lock", "private"),
+        default="emulate",
+        help="what other threads do while one makes an access, see docs/smp.md (default: emulate)",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary; trouble is still reported")
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing trace")
     parser.add_argument("program", metavar="COMMAND", nargs=argparse.REMAINDER, help="the program and its arguments")
@@ -61,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     if not command:
         print("mmiotap: what shall be recorded? mmiotap record [OPTIONS] COMMAND…", file=sys.stderr)
         return 2
+    if args.smp != "emulate" and args.patch not in ("auto", "off"):
+        print(f"mmiotap: --smp {args.smp} steps every access; --patch {args.patch} has no effect", file=sys.stderr)
     progress = _ProgressLine()
     try:
         result = agent.record(
@@ -73,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
             buffer=args.buffer or recording.DEFAULT_BUFFER,
             patch=args.patch,
             protocol=args.protocol,
+            smp=args.smp,
             force=args.force,
             on_progress=progress.show if progress.wanted and not args.quiet else None,
         )

@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from mmiotap.sources import launch
+from mmiotap.sources import keys, launch
 from mmiotap.sources.child import Child, Signals
 from mmiotap.sources.recording import DEFAULT_BUFFER, Progress, Recording, RecordResult, default_folder
-from mmiotap.trace.arena import PROTOCOLS
+from mmiotap.trace.arena import PROTOCOLS, SMP_WAYS
 from mmiotap.trace.errors import MmiotapError
 
 #: Accesses of a site that trap before it is patched: enough that code which runs once is left as it is.
@@ -32,14 +32,15 @@ def record(
     buffer: int = DEFAULT_BUFFER,
     patch: str | int = "auto",
     protocol: str = "breakpoint",
+    smp: str = "emulate",
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RecordResult:
     """Run a program to its end and record it into a new trace.
 
-    ``buffer`` is in bytes, ``patch`` as :func:`patch_after` reads it. ``on_progress`` is called at most five times a
-    second. Raises MmiotapError if the program cannot be recorded; launch.NotStartedError, which is one, if a shell
-    could not start it either.
+    ``buffer`` is in bytes, ``patch`` as :func:`patch_after` reads it; with another ``smp`` than "emulate" no site is
+    patched (docs/smp.md). ``on_progress`` is called at most five times a second. Raises MmiotapError if the program
+    cannot be recorded; launch.NotStartedError, which is one, if a shell could not start it either.
     """
     if not command:
         raise MmiotapError("what shall be recorded? give a command")
@@ -52,12 +53,18 @@ def record(
 
     if protocol not in PROTOCOLS:
         raise MmiotapError(f"there is no protocol {protocol!r}; there are {' and '.join(PROTOCOLS)}")
+    if smp not in SMP_WAYS:
+        raise MmiotapError(f"there is no way {smp!r}; there are {', '.join(SMP_WAYS)}")
+    if smp == "private":
+        keys.check()
+    wanted = patch_after(patch)
     settings = {
         "maps": rules,
         "on_full": on_full,
         "latency": latency,
-        "patch": patch_after(patch),
+        "patch": wanted if smp == "emulate" else 0,
         "protocol": protocol,
+        "smp": smp,
     }
     recording = Recording(folder, command, settings, "agent", enabled=not disabled, buffer=buffer, force=force)
     with Signals() as signals:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mmiotap.sources import control
 from mmiotap.sources.futex import Futex
 from mmiotap.trace import layout, store
-from mmiotap.trace.arena import PROTOCOLS, Arena, ArenaWriter
+from mmiotap.trace.arena import PROTOCOLS, SMP_WAYS, Arena, ArenaWriter
 from mmiotap.trace.errors import MmiotapError
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ class Recording:
                 recorder_start=self._info["recorder_start"],
                 patch=settings.get("patch", 0),
                 protocol=settings.get("protocol", PROTOCOLS[0]),
+                smp=settings.get("smp", SMP_WAYS[0]),
             )
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ON_FULL = ("wait", "drop")
 #: How code that runs is changed.
 PROTOCOLS = ("breakpoint", "stop-machine")
+#: The four ways of an access on several processors, as the header numbers them (docs/smp.md).
+SMP_WAYS = ("emulate", "step", "lock", "private")
 
 #: Row, and pid, tid and lost_after of a segment header.
 _ROW = struct.Struct("<qQQQIiIHhBBH12x")
@@ -114,6 +116,7 @@ class Arena:
         recorder_start: int,
         patch: int = 0,
         protocol: str = "breakpoint",
+        smp: str = "emulate",
     ) -> Self:
         """A new arena. Its room is taken from the disk now, so that a full disk cannot harm the traced program later.
 
@@ -137,6 +140,7 @@ class Arena:
             layout.H_NEXT_STREAM_ID: 1,
             layout.H_PATCH: patch,
             layout.H_PROTOCOL: PROTOCOLS.index(protocol),
+            layout.H_SMP: SMP_WAYS.index(smp),
         }.items():
             struct.pack_into("<I", head, offset, value)
         struct.pack_into("<Q", head, layout.H_RECORDER_START, recorder_start)
@@ -193,6 +197,15 @@ class Arena:
     @property
     def protocol(self) -> str:
         return PROTOCOLS[self._word(layout.H_PROTOCOL)]
+
+    @property
+    def smp(self) -> str:
+        return SMP_WAYS[self._word(layout.H_SMP)]
+
+    @property
+    def recursive(self) -> int:
+        """Recursive hits of the way ``step``, so far."""
+        return self._u64[layout.H_RECURSIVE // 8]
 
     @property
     def closed(self) -> bool:

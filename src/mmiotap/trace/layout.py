@@ -31,6 +31,14 @@ H_NEXT_STREAM_ID = 52
 H_LOST_UNPLACED = 56
 H_PATCH = 64
 H_PROTOCOL = 68
+H_SMP = 72
+H_RECURSIVE = 80
+
+# How a region is opened for its access (docs/smp.md)
+SMP_EMULATE = 0
+SMP_STEP = 1
+SMP_LOCK = 2
+SMP_PRIVATE = 3
 
 # Segment states
 FREE = 0
@@ -86,6 +94,7 @@ REASON_SHIFT = 8
 REASON_LOCKED = 1
 REASON_NOT_DECODED = 2
 REASON_NOT_IN_SOURCE = 3
+REASON_STEPPED = 4
 
 # Site states, the low byte of a site row's flags
 SITE_SEEN = 0

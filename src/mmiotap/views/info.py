@@ -78,7 +78,7 @@ def _settings(settings: dict[str, Any] | None) -> str | None:
     return ", ".join(
         f"{name} {' '.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in settings.items()
-        if value not in (None, [])
+        if value not in (None, []) and (name, value) != ("smp", "emulate")
     )
 
 

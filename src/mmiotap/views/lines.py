@@ -25,6 +25,7 @@ REASONS = {
     layout.REASON_LOCKED: "value unknown: this locked instruction does not return it",
     layout.REASON_NOT_DECODED: "value unknown: the agent does not take this instruction apart",
     layout.REASON_NOT_IN_SOURCE: "value unknown: the imported log does not say",
+    layout.REASON_STEPPED: "value unknown: stepped, and no register tells it",
 }
 
 COLOURS = {"read": "36", "write": "33", "map": "2", "unmap": "2", "mark": "1;32", "lost": "1;31", "unknown": "35"}
