@@ -3,16 +3,22 @@
 The recorder is never in the program's way: the agent writes to shared memory by itself.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmiotap.sources import keys, launch
 from mmiotap.sources.child import Child, Signals
 from mmiotap.sources.recording import DEFAULT_BUFFER, Progress, Recording, RecordResult, default_folder
 from mmiotap.trace.arena import PROTOCOLS, SMP_WAYS
 from mmiotap.trace.errors import MmiotapError
+
+if TYPE_CHECKING:
+    from mmiotap.sources.hooks import Hooks
 
 #: Accesses of a site that trap before it is patched: enough that code which runs once is left as it is.
 AUTO_PATCH = 4
@@ -34,13 +40,15 @@ def record(
     protocol: str = "breakpoint",
     smp: str = "emulate",
     force: bool = False,
+    hooks: "Hooks | None" = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RecordResult:
     """Run a program to its end and record it into a new trace.
 
     ``buffer`` is in bytes, ``patch`` as :func:`patch_after` reads it; with another ``smp`` than "emulate" no site is
-    patched (docs/smp.md). ``on_progress`` is called at most five times a second. Raises MmiotapError if the program
-    cannot be recorded; launch.NotStartedError, which is one, if a shell could not start it either.
+    patched (docs/smp.md). ``hooks`` may get and lose probes while the program runs; they need "emulate".
+    ``on_progress`` is called at most five times a second. Raises MmiotapError if the program cannot be recorded;
+    launch.NotStartedError, which is one, if a shell could not start it either.
     """
     if not command:
         raise MmiotapError("what shall be recorded? give a command")
@@ -57,6 +65,8 @@ def record(
         raise MmiotapError(f"there is no way {smp!r}; there are {', '.join(SMP_WAYS)}")
     if smp == "private":
         keys.check()
+    if hooks and smp != "emulate":
+        raise MmiotapError(f"hooks answer accesses that the agent runs itself; with --smp {smp} the processor does")
     wanted = patch_after(patch)
     settings = {
         "maps": rules,
@@ -68,7 +78,7 @@ def record(
     }
     recording = Recording(folder, command, settings, "agent", enabled=not disabled, buffer=buffer, force=force)
     with Signals() as signals:
-        with recording.serving():
+        with recording.serving(), hooks.serving(recording.trace.live) if hooks else contextlib.nullcontext():
             env = launch.environment(recording.trace.arena.absolute(), agent)
             try:
                 child = Child(launch.start(program, command, env))
@@ -77,6 +87,8 @@ def record(
                 raise
             signals.forward_to(child)
             recording.follow(child, on_progress)
+        if hooks:
+            recording.notes["hooks"] = asdict(hooks.counts)
         return recording.finish(child)
 
 

@@ -115,6 +115,8 @@ class Recording:
         self._threads: set[tuple[int, int]] = set()
         #: Called after recording was enabled or disabled, in a thread of its own, for those who do not see the arena.
         self.on_switch: Callable[[], None] = lambda: None
+        #: What trace.json is to say beside the rest when the recording is over.
+        self.notes: dict[str, Any] = {}
         self._info = _start_info(command, settings, source, self._started)
         store.create(folder, force)
         try:
@@ -184,7 +186,7 @@ class Recording:
         if still_running:
             time.sleep(LAST_ROW_SECONDS)
         try:
-            self._complete(finished=_utc_now(), exit=ended)
+            self._complete(finished=_utc_now(), exit=ended, **self.notes)
         except OSError as error:
             self._give_up(error)
         events, lost = self._counts()

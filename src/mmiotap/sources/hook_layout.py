@@ -1,0 +1,111 @@
+"""Byte layout of the hooks' channel: the Python half of docs/hook-format.md. The Rust half is agent/src/hook/layout.rs.
+
+A test compares the two, constant by constant.
+"""
+
+HOOK_MAGIC = b"MMIOHOOK"
+HOOK_VERSION = 1
+
+HEADER_SIZE = 4096
+ASKED_OFFSET = 256
+PROCESSES_OFFSET = 512
+MAX_PROCESSES = 64
+PROCESS_SIZE = 8
+PROBES_OFFSET = HEADER_SIZE
+MAX_PROBES = 1024
+PROBE_SIZE = 512
+SLOTS_OFFSET = PROBES_OFFSET + MAX_PROBES * PROBE_SIZE
+MAX_SLOTS = 64
+SLOT_SIZE = 8192
+HOOKS_SIZE = SLOTS_OFFSET + MAX_SLOTS * SLOT_SIZE
+
+# Header fields
+H_VERSION = 8
+H_GENERATION = 12
+H_SERVER = 16
+H_ON_FAILURE = 20
+H_LIMIT_NS = 24
+H_SERVER_PID = 32
+H_SERVER_START = 40
+H_BELL = 64
+H_SERVER_ASLEEP = 68
+H_HITS = 128
+H_TOO_SLOW = 136
+H_NO_SLOT = 144
+H_UNSERVED = 152
+H_NO_ROOM = 160
+
+# States of the server
+NOT_YET = 0
+SERVING = 1
+OVER = 2
+
+# What becomes of a program whose access cannot be answered
+DEVICE = 0
+STOP = 1
+
+# Process fields
+P_PID = 0
+P_SEEN = 4
+
+# Probe fields
+B_STATE = 0
+B_INCARNATION = 4
+B_BY = 8
+B_WANTS = 12
+B_START = 16
+B_LENGTH = 24
+B_MAP_ID = 32
+B_RULE = 40
+RULE_SIZE = PROBE_SIZE - B_RULE
+
+# States of a probe
+UNUSED = 0
+ACTIVE = 1
+
+# What a probe goes by
+BY_RULE = 1
+BY_MAP_ID = 2
+BY_ADDRESS = 3
+
+# Which handlers a probe has
+PRE = 1
+POST = 2
+
+# Slot fields
+S_STATE = 0
+S_TENANCY = 4
+S_REQUEST = 8
+S_ANSWERED = 12
+S_ASLEEP = 16
+S_PHASE = 20
+S_VERDICT = 24
+S_KIND = 28
+S_WIDTH = 32
+S_FLAGS = 36
+S_MAP_ID = 40
+S_PID = 44
+S_TID = 48
+S_COUNT = 52
+S_ADDRESS = 56
+S_OFFSET = 64
+S_PC = 72
+S_TIME_NS = 80
+S_VALUE = 88
+S_REGISTERS = 152
+S_PROBES = 296
+S_PATH_MAP_ID = 4088
+S_PATH_LENGTH = 4092
+S_PATH = 4096
+MAX_HIT = 64
+
+# States of a slot
+FREE = 0
+CLAIMED = 1
+GIVEN_UP = 2
+
+# Verdicts
+AS_IT_IS = 0
+ANSWERED = 1
+SWALLOWED = 2
+CHANGED = 3
