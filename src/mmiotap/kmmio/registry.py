@@ -196,9 +196,9 @@ class Registry:
         return tuple(probe for probe in self._probes[first:behind] if probe.end > address)
 
     def _take(self, address: int) -> None:
-        """One more probe covers this page."""
+        """One more probe covers this page. Where another does already, it is armed, or will be at the end of a hit."""
         page = self._pages.get(address) or FaultPage(address)
-        if not page.armed:
+        if not page.count:
             self._arm(page)
         page.count += 1
         self._pages[address] = page
