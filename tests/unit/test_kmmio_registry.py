@@ -342,6 +342,24 @@ def test_a_page_armed_again_in_its_grace_period_stays() -> None:
     assert begin(kmmio, PAGE + 8).probes == (again,)
 
 
+def test_a_page_released_twice_is_known_for_the_longer_of_its_grace_periods() -> None:
+    kmmio, _ = registry()
+    probe = Probe(PAGE, 4)
+    kmmio.register(probe)
+    early = begin(kmmio, PAGE, thread=1)
+    first = kmmio.release(probe)
+    kmmio.register(probe)
+    late = begin(kmmio, PAGE, thread=2)
+    second = kmmio.release(probe)
+    kmmio.end(early)
+    assert first.over.is_set()
+    assert not second.over.is_set()
+    kmmio.end(begin(kmmio, PAGE, thread=3))
+    kmmio.end(late)
+    assert second.over.is_set()
+    assert kmmio.begin(3, PAGE, 4) is None
+
+
 def test_a_handler_that_unregisters_its_own_probe_goes_on() -> None:
     kmmio, table = registry()
     probe = Probe(PAGE, 4)

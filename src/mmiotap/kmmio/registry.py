@@ -218,13 +218,16 @@ class Registry:
         return grace
 
     def _forget_if_over(self, grace: Grace) -> None:
-        """A page that was armed again meanwhile stays, and so does one that a later grace period holds."""
+        """A page that was armed again meanwhile stays, and so does one that a later grace period holds.
+
+        Those end in the order in which they began: a later one waits for at least the hits of an earlier one.
+        """
         if grace.hits:
             return
         self._graces.remove(grace)
         held = {page for later in self._graces for page in later.pages}
         for page in grace.pages:
-            if not page.count and page not in held and self._pages.get(page.address) is page:
+            if not page.count and page not in held:
                 del self._pages[page.address]
         grace.over.set()
 
