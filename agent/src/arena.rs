@@ -89,6 +89,16 @@ pub fn patch_protocol() -> u32 {
     word(H_PROTOCOL).load(Ordering::Relaxed)
 }
 
+/// Which of the four ways accesses go; see smp.rs.
+pub fn smp() -> u32 {
+    word(H_SMP).load(Ordering::Relaxed)
+}
+
+pub fn count_recursive() {
+    // SAFETY: as in word().
+    unsafe { &*((base() + H_RECURSIVE) as *const AtomicU64) }.fetch_add(1, Ordering::Relaxed);
+}
+
 pub fn waits_when_full() -> bool {
     word(H_ON_FULL).load(Ordering::Relaxed) == 0
 }

@@ -7,7 +7,7 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use crate::region::{self, Front, Region};
-use crate::{arch, arena, lookaside, patch, sys};
+use crate::{arch, arena, lookaside, patch, smp, sys};
 
 static ARMED: AtomicBool = AtomicBool::new(true);
 
@@ -27,9 +27,38 @@ pub fn is_helper(tid: i32) -> bool {
     HELPER.load(Ordering::Relaxed) == tid
 }
 
-/// The rights of a region's front at this moment.
-pub fn front_rights(prot: i32, front: Front) -> i32 {
-    if ARMED.load(Ordering::Relaxed) || front == Front::Reservation { libc::PROT_NONE } else { prot }
+/// Gives a front the rights that it is to have at this moment. Under the region lock.
+pub fn apply(region: &Region) {
+    if ARMED.load(Ordering::Relaxed) {
+        close(region);
+    } else {
+        open(region);
+    }
+}
+
+/// Gives a front the program's rights. False: the system refuses. Under the region lock.
+pub fn open(region: &Region) -> bool {
+    set(region, region.prot, 0)
+}
+
+/// From here on accesses fault, and the fault handler knows the region.
+fn close(region: &Region) {
+    match smp::key() {
+        Some(key) => set(region, region.prot, key),
+        None => set(region, libc::PROT_NONE, 0),
+    };
+}
+
+/// A reservation has no rights to give.
+fn set(region: &Region, prot: i32, key: u32) -> bool {
+    // SAFETY: a region's front, with the rights that the program gave its mapping or fewer.
+    region.front == Front::Reservation
+        || 0 == unsafe {
+            match smp::key() {
+                Some(_) => sys::pkey_mprotect(region.start, region.length(), prot, key),
+                None => sys::mprotect(region.start, region.length(), prot),
+            }
+        }
 }
 
 /// Recording is disabled, and a thread has trapped in this region: opens all fronts. True: the instruction can run again
@@ -39,10 +68,7 @@ pub fn disarm(region: &Region) -> bool {
     if ARMED.load(Ordering::Relaxed) && !arena::is_logging() {
         lookaside::clear(&table, 0, usize::MAX);
         patch::disable(&table);
-        for region in table.all().iter().filter(|region| region.front == Front::Twin) {
-            // SAFETY: what the program asked for when it made the mapping.
-            unsafe { sys::mprotect(region.start, region.length(), region.prot) };
-        }
+        table.all().iter().for_each(|region| _ = open(region));
         ARMED.store(false, Ordering::Relaxed);
         if !arena::is_closed() {
             start_helper();
@@ -54,10 +80,7 @@ pub fn disarm(region: &Region) -> bool {
 fn arm() {
     let mut table = region::lock();
     if arena::is_logging() {
-        for region in table.all().iter().filter(|region| region.front == Front::Twin) {
-            // SAFETY: accesses fault from now on, and the fault handler knows the region.
-            unsafe { sys::mprotect(region.start, region.length(), libc::PROT_NONE) };
-        }
+        table.all().iter().for_each(close);
         ARMED.store(true, Ordering::Relaxed);
     }
 }

@@ -7,8 +7,9 @@ use crate::arch::site::Site;
 use crate::arch::{self, Frame, ahead, site};
 use crate::patch::{self, Patch, registry};
 use crate::region::{self, Region};
+use crate::step::Hit;
 use crate::thread::{self, Fault};
-use crate::{arena, arming, held, lookaside, park, signals, step};
+use crate::{arena, arming, held, lookaside, park, signals, smp, step};
 
 /// Where si_addr is in a siginfo_t (asm-generic/siginfo.h).
 const SI_ADDR: usize = 16;
@@ -63,8 +64,13 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
             return Verdict::Program(SIGSEGV);
         }
     };
-    if step::open_another(&region, touched) {
-        return Verdict::Taken;
+    match step::hit(frame, &region, touched) {
+        Hit::New => {}
+        Hit::Same => return Verdict::Taken,
+        Hit::Program => {
+            step::abandon(frame);
+            return Verdict::Program(SIGSEGV);
+        }
     }
     let logging = arena::is_logging();
     if !logging && arming::disarm(&region) {
@@ -111,7 +117,7 @@ fn access(
     // The site first: a new one writes a row of its own.
     let site = site::find(frame.pc());
     let outcome = match (site, thread::current()) {
-        (Some(site), Some(thread)) => {
+        (Some(site), Some(thread)) if smp::emulates(region) => {
             let outcome = exec::execute(thread, frame, site, region, touched, logging);
             match site.patch().filter(|patch| patch.is_active()) {
                 Some(patch) if !from_thunk => patch::look_again(patch),
@@ -129,14 +135,15 @@ fn access(
         Outcome::Done => Verdict::Taken,
         Outcome::Step => {
             // What stands at a patched site is a jump; in its thunk is the instruction.
-            if let Some(site) = site {
-                patch::note_stepped(site);
+            match site {
+                Some(site) if smp::emulates(region) => patch::note_stepped(site),
+                Some(site) => patch::count(site),
+                None => {}
             }
             if let Some(patch) = site.and_then(Site::patch) {
                 frame.set_pc(patch.thunk.original());
             }
-            step::begin(frame, site, touched, logging);
-            Verdict::Taken
+            if step::begin(frame, site, touched, logging) { Verdict::Taken } else { Verdict::Program(SIGSEGV) }
         }
         Outcome::Fault => {
             let Some(thread) = thread::current() else { return Verdict::Program(SIGSEGV) };

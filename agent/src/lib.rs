@@ -29,6 +29,7 @@ mod process;
 mod region;
 mod rules;
 mod signals;
+mod smp;
 mod step;
 mod sys;
 mod thread;

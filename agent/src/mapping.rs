@@ -111,10 +111,7 @@ unsafe fn consider(table: &mut Guard, request: &Request, address: usize) {
         return count_untraced();
     }
     write_map_row(&region);
-    if region.front == Front::Twin {
-        // SAFETY: accesses fault from now on, and the fault handler knows the region.
-        unsafe { sys::mprotect(address, region.length(), arming::front_rights(region.prot, region.front)) };
-    }
+    arming::apply(&region);
 }
 
 /// The real mapping at an address of our own, and how the program's place looks then. None: it cannot be had.
@@ -217,10 +214,7 @@ fn protect_part(table: &mut Guard, part: &Region, prot: c_int) -> isize {
     }
     let changed = Region { prot, ..*part };
     if table.remove(part.start, part.end) && table.insert(changed) {
-        if part.front == Front::Twin {
-            // SAFETY: as above, for the front.
-            unsafe { sys::mprotect(part.start, part.length(), arming::front_rights(prot, part.front)) };
-        }
+        arming::apply(&changed);
         return 0;
     }
     -(libc::ENOMEM as isize)
@@ -232,6 +226,7 @@ fn release(table: &mut Guard, part: &Region, prot: c_int) -> isize {
     if !table.remove(part.start, part.end) {
         return -(libc::ENOMEM as isize);
     }
+    arming::open(part);
     // SAFETY: no region leads to the alias any more.
     unsafe {
         give_back(part);

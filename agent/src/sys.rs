@@ -67,6 +67,23 @@ pub unsafe fn mprotect(addr: usize, len: usize, prot: c_int) -> Ret {
     unsafe { syscall3(libc::SYS_mprotect, addr, len, prot as usize) }
 }
 
+/// mprotect that also gives the range a protection key (pkeys(7)).
+///
+/// # Safety
+/// Taking rights away makes later accesses fault.
+pub unsafe fn pkey_mprotect(addr: usize, len: usize, prot: c_int, key: u32) -> Ret {
+    // SAFETY: the caller's promise.
+    unsafe { syscall6(libc::SYS_pkey_mprotect, addr, len, prot as usize, key as usize, 0, 0) }
+}
+
+/// A protection key to which the calling thread has no rights.
+pub fn pkey_alloc() -> Ret {
+    /// asm-generic/mman-common.h.
+    const PKEY_DISABLE_ACCESS: usize = 1;
+    // SAFETY: it changes the rights to a key that nothing has yet.
+    unsafe { syscall3(libc::SYS_pkey_alloc, 0, PKEY_DISABLE_ACCESS, 0) }
+}
+
 /// Moves a mapping to where it may replace what is there.
 ///
 /// # Safety

@@ -10,7 +10,7 @@ import struct
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,7 @@ class Outcome:
 
     wrong: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     ran: set[str] = field(default_factory=set)
+    untold: set[str] = field(default_factory=set)  #: of these a value is not known, for they were stepped
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def traced(folder: Path, patching: str) -> Outcome:
+    return trace_all(folder, "--patch", patching)
+
+
+@pytest.fixture(scope="module", params=["step", "lock"])
+def stepped(folder: Path, request: pytest.FixtureRequest) -> Outcome:
+    return trace_all(folder, "--smp", request.param)
+
+
+def trace_all(folder: Path, option: str, word: str) -> Outcome:
     """All cases under ``mmiotap record``. One that ends the program is noted; the next recording goes on behind it."""
     outcome = Outcome()
     first = crashes = 0
     while first < len(CASES) and crashes < MAX_CRASHES:
-        trace = folder / f"{patching}-{first}.mmiotap"
+        trace = folder / f"{word}-{first}.mmiotap"
         record = [
             *MMIOTAP,
             "record",
@@ -62,8 +72,8 @@ def traced(folder: Path, patching: str) -> Outcome:
             str(trace),
             "--map",
             str(folder / "device"),
-            "--patch",
-            patching,
+            option,
+            word,
             "--",
         ]
         status, stdout, stderr = run([*record, *runner(folder, first)], folder)
@@ -100,6 +110,21 @@ def test_the_program_finds_no_difference_without_mmiotap(folder: Path) -> None:
 def test_traced(name: str, traced: Outcome) -> None:
     assert traced.wrong.get(name, []) == []
     assert name in traced.ran
+
+
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+@pytest.mark.timeout(600)
+def test_stepped(name: str, stepped: Outcome) -> None:
+    """Each access as it is; its value, too, where registers or ordinary memory tell it."""
+    wrong = stepped.wrong.get(name, [])
+    # A pop moves the red zone's far end, and the kernel writes the trap's frame behind that.
+    assert [line for line in wrong if not (name.startswith("pop") and "stack byte" in line)] == []
+    assert name in stepped.ran
+
+
+def test_stepping_tells_the_value_of_a_move(stepped: Outcome) -> None:
+    words = "mov movabs movb movw movl movzbl movswl movups movdqu movaps vmovdqu movnti xchg pushq popq call jmp stosb"
+    assert {name for name in stepped.untold if name.split()[0] in words.split()} == set()
 
 
 def runner(folder: Path, first: int) -> list[str]:
@@ -147,10 +172,26 @@ def check_trace(trace: Path, started: list[tuple[int, int, bytes, bytes]], outco
             if stray := {hex(at) for _, at in rows if at != pc}:
                 wrong.append(f"round {round_}: the instruction is at {pc:#x}, rows are from {stray}")
             got = [row for row, _ in rows]
+            if any(map(is_untold, got)):
+                outcome.untold.add(case.name)
+                got = [*map(complete, got, want), *got[len(want) :]]
             unknown_is_right = case.may_be_unknown and got != [] and {row.kind for row in got} == {"unknown"}
             if got != want and not unknown_is_right:
                 wrong.append(f"round {round_}: wanted {describe(want)}; got {describe(got)}")
                 break
+
+
+def is_untold(row: expected.Row) -> bool:
+    reason = row.flags >> layout.REASON_SHIFT & 0xF
+    return bool(row.flags & layout.VALUE_UNKNOWN) and reason == layout.REASON_STEPPED
+
+
+def complete(row: expected.Row, wanted: expected.Row) -> expected.Row:
+    """The row, if it was stepped and its value is not known, with what is wanted of a value."""
+    about = layout.VALUE_UNKNOWN | 0xF << layout.REASON_SHIFT
+    if not is_untold(row) or (row.flags ^ wanted.flags) & ~about:
+        return row
+    return replace(row, value=wanted.value, flags=wanted.flags)
 
 
 def rows_by_case(trace: Path) -> dict[int, list[list[tuple[expected.Row, int]]]]:

@@ -13,6 +13,7 @@ use super::run::Registers;
 use super::site::{self, Class};
 use crate::fault::allows;
 use crate::patch::Patch;
+use crate::smp::{self, Way};
 use crate::thread::Thread;
 use crate::{arena, patch, region};
 
@@ -26,8 +27,8 @@ const LONGEST: usize = 15;
 /// Runs what follows the access that the instruction at `accessed` made, from where the frame stands.
 pub fn go_on(thread: &mut Thread, frame: &mut Frame, accessed: usize) {
     let page = accessed / PAGE;
-    // Whoever single-steps the program wants to see each instruction.
-    if frame.flags() & TRAP_FLAG != 0 {
+    // Whoever single-steps the program wants to see each instruction; and only the one way runs accesses here.
+    if frame.flags() & TRAP_FLAG != 0 || smp::way() != Way::Emulate {
         return;
     }
     for _ in 0..MOST {

@@ -25,7 +25,7 @@ pub enum Outcome {
 }
 
 /// The widest operand.
-const WIDEST: usize = 64;
+pub(super) const WIDEST: usize = 64;
 
 /// One access on its way.
 pub(super) struct Access<'a, 'b> {
@@ -103,11 +103,11 @@ impl Access<'_, '_> {
 
     /// A place for a copy of the operand, at the same distance from a cache line as the operand itself, so that what must be
     /// aligned faults or not as it would have.
-    fn copy_address(&mut self, address: usize) -> usize {
+    pub fn copy_address(&mut self, address: usize) -> usize {
         self.thread.buffer.as_mut_ptr() as usize + address % WIDEST
     }
 
-    fn copied(&self, at: usize) -> [u8; WIDEST] {
+    pub fn copied(&self, at: usize) -> [u8; WIDEST] {
         let mut value = [0; WIDEST];
         // SAFETY: copy_address() leaves room for the widest operand.
         unsafe { core::ptr::copy_nonoverlapping(at as *const u8, value.as_mut_ptr(), self.site.width) };
@@ -248,7 +248,7 @@ impl Access<'_, '_> {
     }
 
     /// What was in memory before xchg, xadd or cmpxchg ran, from the registers around it.
-    fn old_value(&self, before: &[u64; 16], after: &Registers) -> [u8; WIDEST] {
+    pub fn old_value(&self, before: &[u64; 16], after: &Registers) -> [u8; WIDEST] {
         let mut value = [0; WIDEST];
         let width = self.site.width;
         if self.site.class == Class::CompareExchange {
@@ -377,7 +377,7 @@ impl Access<'_, '_> {
     }
 }
 
-fn is_high_byte(register: iced_x86::Register) -> bool {
+pub(super) fn is_high_byte(register: iced_x86::Register) -> bool {
     use iced_x86::Register::{AH, BH, CH, DH};
     matches!(register, AH | CH | DH | BH)
 }

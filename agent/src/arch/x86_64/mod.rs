@@ -7,11 +7,13 @@ mod decode;
 pub mod exec;
 pub mod frame;
 pub mod log;
+mod rights;
 mod run;
 pub mod site;
 mod spawn;
 mod string;
 pub mod thunk;
+pub mod told;
 mod vector;
 
 pub use code::prepare;

@@ -52,14 +52,19 @@ const MAGIC_OFFSET: usize = 464;
 const MAGIC: u32 = 0x4650_5853;
 const FEATURES_OFFSET: usize = 472;
 
-/// Which components the frame holds; 0: only the 512 bytes of FXSAVE.
+/// Which components the frame holds, of those that the agent loads; 0: only the 512 bytes of FXSAVE.
 pub fn components(state: *const u8) -> u64 {
+    features(state) & COMPONENTS
+}
+
+/// All components that the frame holds.
+pub fn features(state: *const u8) -> u64 {
     // SAFETY: the kernel's frame always holds the 512 bytes.
     unsafe {
         if state.add(MAGIC_OFFSET).cast::<u32>().read() != MAGIC {
             return 0;
         }
-        state.add(FEATURES_OFFSET).cast::<u64>().read() & COMPONENTS
+        state.add(FEATURES_OFFSET).cast::<u64>().read()
     }
 }
 

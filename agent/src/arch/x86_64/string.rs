@@ -9,6 +9,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 use super::exec::{Access, Outcome};
 use super::frame::{DIRECTION_FLAG, Frame, RAX, RCX, RDI, RSI};
 use super::run::copy;
+use super::site::Site;
 use crate::capture::{self, Row};
 use crate::clock;
 use crate::layout::{READ, WRITE};
@@ -71,7 +72,7 @@ struct StringInstruction {
 
 /// Runs the instruction that the frame stands at. Done with the frame still there: it has more to do, and will trap again.
 pub(super) fn execute(access: &mut Access) -> Outcome {
-    let Some(string) = StringInstruction::of(access) else { return Outcome::Step };
+    let Some(string) = StringInstruction::of(access.site, access.frame) else { return Outcome::Step };
     let behind = access.site.pc + access.site.length;
     if string.repeat != Repeat::Once && access.frame.general(RCX) & string.mask == 0 {
         access.frame.set_pc(behind);
@@ -97,19 +98,37 @@ pub(super) fn execute(access: &mut Access) -> Outcome {
     Outcome::Done
 }
 
+/// What the next element touches: kind and address, in the order of the processor.
+pub(super) fn places(site: &Site, frame: &Frame) -> Option<[Option<(u8, usize)>; 2]> {
+    let string = StringInstruction::of(site, frame)?;
+    let (source, destination) = (string.address(frame, RSI), string.address(frame, RDI));
+    Some(match string.operation {
+        Operation::Move => [Some((READ, source)), Some((WRITE, destination))],
+        Operation::Store => [Some((WRITE, destination)), None],
+        Operation::Load => [Some((READ, source)), None],
+        Operation::Scan => [Some((READ, destination)), None],
+        Operation::Compare => [Some((READ, source)), Some((READ, destination))],
+    })
+}
+
+/// Does it leave what it reads in rax?
+pub(super) fn loads(site: &Site) -> bool {
+    operation(site.instruction.mnemonic()) == Some(Operation::Load)
+}
+
 impl StringInstruction {
-    fn of(access: &Access) -> Option<StringInstruction> {
-        let instruction = &access.site.instruction;
-        let width = access.site.width;
+    fn of(site: &Site, frame: &Frame) -> Option<StringInstruction> {
+        let instruction = &site.instruction;
+        let width = site.width;
         let operation = operation(instruction.mnemonic())?;
-        let downwards = access.frame.flags() & DIRECTION_FLAG != 0;
+        let downwards = frame.flags() & DIRECTION_FLAG != 0;
         Some(StringInstruction {
             operation,
             repeat: repeat(instruction, operation),
             width,
             step: if downwards { (width as u64).wrapping_neg() } else { width as u64 },
             mask: if has_short_addresses(instruction) { u64::from(u32::MAX) } else { u64::MAX },
-            base: access.frame.register(instruction.memory_segment())?,
+            base: frame.register(instruction.memory_segment())?,
         })
     }
 
@@ -160,10 +179,14 @@ impl StringInstruction {
         Ok(())
     }
 
+    fn address(&self, frame: &Frame, register: usize) -> usize {
+        let base = if register == RSI { self.base } else { 0 };
+        base.wrapping_add(frame.general(register) & self.mask) as usize
+    }
+
     /// The element that rsi or rdi points to.
     fn side(&self, access: &Access, register: usize) -> Result<Side, Stop> {
-        let base = if register == RSI { self.base } else { 0 };
-        let address = base.wrapping_add(access.frame.general(register) & self.mask) as usize;
+        let address = self.address(access.frame, register);
         let last = address.wrapping_add(self.width - 1);
         match (region::find(address), region::find(last)) {
             (None, None) => Ok(Side { address, at: address, region: None }),

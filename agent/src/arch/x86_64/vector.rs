@@ -13,7 +13,7 @@ use crate::thread::Thread;
 const LEGACY: usize = 512;
 const HEADER: usize = 64;
 /// In the header, XSTATE_BV: the components that are not in their initial state, which is all zeros for these.
-const PRESENT: usize = LEGACY;
+pub(super) const PRESENT: usize = LEGACY;
 
 /// Where in FXSAVE xmm0 is; each has 16 bytes.
 const XMM: usize = 160;
@@ -31,7 +31,7 @@ const OSXSAVE: u32 = 1 << 27;
 
 /// What CPUID said, which is slow to ask in a virtual machine; 0: not asked yet. A component's is offset << 32 | size.
 static STATE_SIZE: AtomicUsize = AtomicUsize::new(0);
-static EXTENTS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+static EXTENTS: [AtomicU64; 10] = [const { AtomicU64::new(0) }; 10];
 
 /// Bytes of the state with all components that the agent ever loads (see run::components).
 pub fn vector_state_size() -> usize {
@@ -53,7 +53,7 @@ pub fn vector_state_size() -> usize {
 }
 
 /// Where a component begins and its size; 0 and 0 if the processor does not have it.
-fn extent(component: u32) -> (usize, usize) {
+pub(super) fn extent(component: u32) -> (usize, usize) {
     let known = &EXTENTS[component as usize];
     if known.load(Ordering::Relaxed) == 0 {
         let told = cpuid(XSAVE_LEAF, component);
