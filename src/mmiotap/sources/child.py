@@ -6,11 +6,17 @@ import select
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 FORWARDED = (signal.SIGTERM, signal.SIGHUP)
 #: The terminal sends these to the program too; the recorder outlives them to finish the trace.
 OUTLIVED = (signal.SIGINT, signal.SIGQUIT)
+
+
+class Target(Protocol):
+    """Who gets signals."""
+
+    def send(self, number: int, /) -> None: ...
 
 
 class Child:
@@ -46,7 +52,7 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._child: Child | None = None
+        self._child: Target | None = None
         self._early: list[int] = []
         self._previous: dict[int, Any] = {}
 
@@ -62,7 +68,7 @@ class Signals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def forward_to(self, child: Child) -> None:
+    def forward_to(self, child: Target) -> None:
         """From now on the child gets them; so it does those that came before."""
         self._child = child
         for number in self._early:

@@ -49,8 +49,12 @@ LAST_ROW_SECONDS = 0.02
 class Traced(Protocol):
     """The program that is recorded, as a recording sees it."""
 
-    pid: int
-    exit_code: int | None  #: once it has ended: its status, or minus the signal that it died of
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """Once it has ended: its status, or minus the signal that it died of."""
 
     def wait(self, milliseconds: int, /) -> bool:
         """Is the recording over, now or within this time?"""

@@ -1,0 +1,323 @@
+"""An address space that is traced: its memory, its pages that are armed, and system calls made in it.
+
+Several threads share one, and so may a process and the one that vforked it. A forked child has a copy.
+"""
+
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+
+from mmiotap.kmmio.probe import Probe
+from mmiotap.kmmio.registry import PAGE, Registry
+from mmiotap.sources.ptrace import maps
+from mmiotap.sources.ptrace.instruction import LONGEST, Instruction, decode
+from mmiotap.sources.ptrace.regions import Part, Regions
+from mmiotap.sources.ptrace.thread import Thread
+
+#: System call numbers, asm/unistd_64.h.
+MMAP, MPROTECT, MUNMAP, MREMAP = 9, 10, 11, 25
+
+_MAP_SHARED, _MAP_PRIVATE, _MAP_ANONYMOUS, _MREMAP_MAYMOVE = 0x1, 0x2, 0x20, 0x1
+_SYSCALL = b"\x0f\x05"
+_MAX_ERRNO = 4095
+_NO_CALL = (1 << 64) - 1
+
+#: One load and one store for each width, between the address in rdi and rax or the lowest vector register.
+_LOADS = {1: "8a07", 2: "668b07", 4: "8b07", 8: "488b07", 16: "0f1007", 32: "c5fc1007"}
+_STORES = {1: "8807", 2: "668907", 4: "8907", 8: "488907", 16: "0f1107", 32: "c5fc1107"}
+_CODE_SIZE = 16
+
+# Where registers are in the xsave area (SDM volume 1, 13.4): the legacy part, its header, and AVX's upper halves.
+_XMM, _XSTATE_BV, _YMM_HIGH = 160, 512, 576
+_SSE, _AVX = 0x2, 0x4
+
+
+class Faulted(Exception):  # noqa: N818  (as the kernel calls it)
+    """An access that we made for the program has faulted, as the program's own would have."""
+
+    def __init__(self, info: object) -> None:
+        super().__init__("a fault of the program's own")
+        self.info = info
+
+
+class Space:
+    """An address space. ``borrow`` gives a stopped thread of it, in which system calls can be made."""
+
+    def __init__(self, pid: int, registry: Callable[["Pages"], Registry], borrow: Callable[["Space"], Thread]) -> None:
+        self.pid = pid
+        self.threads: dict[int, Thread] = {}
+        self.regions = Regions()
+        self.pages = Pages(self)
+        self.registry = registry(self.pages)
+        self.scratch: Scratch | None = None
+        #: Probes that wait until recording is enabled.
+        self.waiting: list[Probe] = []
+        #: Its mapping calls are followed: not before the program has been started in it.
+        self.followed = True
+        self._open: set[int] = set()
+        self._borrow = borrow
+        self._memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        self._syscall_at: int | None = None
+
+    def close(self) -> None:
+        os.close(self._memory)
+
+    def read(self, address: int, length: int) -> bytes:
+        """Ordinary memory, as much of it as is mapped. Never a device: that would touch it."""
+        return os.pread(self._memory, length, address)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Ordinary memory, whatever its rights."""
+        os.pwrite(self._memory, data, address)
+
+    def instruction_at(self, address: int) -> Instruction:
+        """Decoded anew if the code has changed meanwhile."""
+        try:
+            code = self.read(address, LONGEST)
+        except OSError:
+            code = b""
+        return decode(code, address)
+
+    def call(self, number: int, *arguments: int) -> int:
+        """Have a thread of it make a system call. Raises OSError."""
+        thread = self._borrow(self)
+        before = thread.registers()
+        values = before.copy()
+        values.rax, values.orig_rax, values.rip = number, _NO_CALL, self._find_syscall()
+        for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
+            setattr(values, name, value & _NO_CALL)
+        thread.set_registers(values)
+        try:
+            fault = thread.step()
+            result = int(thread.registers().rax)
+        finally:
+            # orig_rax comes back, too: a system call that the thread was stopped in starts again, as it should.
+            thread.set_registers(before)
+        if fault is not None:
+            raise OSError(0, f"process {self.pid} cannot make a system call: signal {fault.number}")
+        if result > _NO_CALL - _MAX_ERRNO:
+            code = (1 << 64) - result
+            raise OSError(code, os.strerror(code))
+        return result
+
+    def _find_syscall(self) -> int:
+        """A syscall instruction in the process: the vdso has one, and so has whatever makes system calls."""
+        if self._syscall_at is None:
+            code = [line for line in maps.read(self.pid) if line.prot & maps.EXECUTE and line.path != "[vsyscall]"]
+            for line in sorted(code, key=lambda line: line.path != "[vdso]"):
+                at = self.read(line.start, line.end - line.start).find(_SYSCALL)
+                if at >= 0:
+                    self._syscall_at = line.start + at
+                    return self._syscall_at
+            raise OSError(0, f"process {self.pid} has no syscall instruction that could be used")
+        return self._syscall_at
+
+    def find_alias(self, part: Part, shared: bool, descriptor: int | None) -> int | None:
+        """Map the same file once more and return where, or None: memory of its own, or a device that allows it once."""
+        length = part.end - part.start
+        if not shared:
+            return None
+        try:
+            return self.call(MREMAP, part.start, 0, length, _MREMAP_MAYMOVE)  # no file is needed for that
+        except OSError:
+            pass  # a device: only its file can be mapped anew
+        if descriptor is None:
+            return None
+        try:
+            return self.call(MMAP, 0, length, part.prot, _MAP_SHARED, descriptor, part.mapping.file_offset)
+        except OSError:
+            return None
+
+    def the_scratch(self) -> "Scratch":
+        """Made when it is first needed."""
+        if self.scratch is None:
+            start = self.call(MMAP, 0, Scratch.SIZE, maps.READ | maps.WRITE, _MAP_PRIVATE | _MAP_ANONYMOUS, -1, 0)
+            self.call(MPROTECT, start, PAGE, maps.READ | maps.EXECUTE)
+            self.scratch = Scratch(self, start)
+            self.scratch.fill()
+        return self.scratch
+
+    @contextmanager
+    def opened(self, pages: Iterable[int]) -> Iterator[None]:
+        """Let everybody touch these pages inside, and those that are added by :meth:`open_one_more`."""
+        self._open = set(pages)
+        for page in self._open:
+            self.pages.disarm(page)
+        try:
+            yield
+        finally:
+            for page in self._open:
+                if self.probed(page):
+                    self.pages.arm(page)
+            self._open = set()
+
+    def probed(self, page: int) -> bool:
+        """Whether a probe covers some of it."""
+        return any(probe.start < page + PAGE and probe.end > page for probe in self.registry.probes)
+
+    def open_one_more(self, page: int) -> None:
+        """Inside :meth:`opened`."""
+        self._open.add(page)
+        self.pages.disarm(page)
+
+    def leave(self) -> None:
+        """Make the address space what it would be without us. Nothing may be armed any more."""
+        for part in self.regions:
+            if part.alias is not None:
+                self.call(MUNMAP, part.alias, part.end - part.start)
+        if self.scratch:
+            self.call(MUNMAP, self.scratch.start, Scratch.SIZE)
+            self.scratch = None
+        self.regions = Regions()
+
+    def inherit(self, parent: "Space") -> None:
+        """A forked child has all that its parent had, armed pages and aliases included."""
+        self.regions = Regions(iter(parent.regions))
+        with self.pages.as_they_are():
+            self.registry = parent.registry.fork(self.pages)
+        if parent.scratch:
+            self.scratch = Scratch(self, parent.scratch.start)
+
+
+class Pages:
+    """How pages are armed: mprotect(2), made in the process itself, with PROT_NONE or with what the program asked for.
+
+    Many pages in a row become one system call (:meth:`together`).
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._waiting: dict[int, bool] | None = None
+        self._silent = False
+
+    def arm(self, page: int) -> None:
+        if self._space.regions.at(page) is None:
+            raise OSError(0, f"there is no traced mapping at {page:#x}")
+        self._set(page, True)
+
+    def disarm(self, page: int) -> None:
+        if self._space.regions.at(page) is not None:
+            self._set(page, False)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Pages that are armed or disarmed inside are, when it ends."""
+        if self._waiting is not None:
+            yield
+            return
+        self._waiting = {}
+        try:
+            yield
+        finally:
+            waiting, self._waiting = self._waiting, None
+            runs = groupby(
+                enumerate(sorted(waiting)), lambda item: (item[1] - item[0] * PAGE, self._want(item[1], waiting))
+            )
+            for (_, prot), items in runs:
+                pages = [page for _, page in items]
+                self._space.call(MPROTECT, pages[0], len(pages) * PAGE, prot)
+
+    @contextmanager
+    def as_they_are(self) -> Iterator[None]:
+        """What is armed inside is armed already."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+
+    def _set(self, page: int, armed: bool) -> None:
+        if self._silent:
+            return
+        if self._waiting is not None:
+            self._waiting[page] = armed
+        else:
+            self._space.call(MPROTECT, page, PAGE, self._want(page, {page: armed}))
+
+    def _want(self, page: int, armed: dict[int, bool]) -> int:
+        part = self._space.regions.at(page)
+        return 0 if armed[page] or part is None else part.prot
+
+
+class Scratch:
+    """A little memory of ours in the process: loads and stores, and room for copies of operands.
+
+    One access is made at a time, so there are as many copies as an instruction has operands.
+    """
+
+    SIZE = 2 * PAGE
+    COPIES = 4
+
+    def __init__(self, space: Space, start: int) -> None:
+        self.start = start
+        self._space = space
+        widths = list(_LOADS)
+        self._load_at = {width: start + _CODE_SIZE * number for number, width in enumerate(widths)}
+        self._store_at = {width: start + _CODE_SIZE * (len(widths) + n) for n, width in enumerate(widths)}
+
+    def fill(self) -> None:
+        """Its code, written into memory that the process may only execute."""
+        for width, address in self._load_at.items():
+            self._space.write(address, bytes.fromhex(_LOADS[width]))
+            self._space.write(self._store_at[width], bytes.fromhex(_STORES[width]))
+
+    def copy_at(self, number: int) -> int:
+        """Where the copy of an operand can be, aligned for any."""
+        return self.start + PAGE + 64 * number
+
+    def load(self, thread: Thread, address: int, width: int) -> int:
+        """One load of exactly this width, made by the thread. Raises Faulted."""
+        return self._run(thread, self._load_at[width], address, width, None)
+
+    def store(self, thread: Thread, address: int, width: int, value: int) -> None:
+        """One store of exactly this width, made by the thread. Raises Faulted."""
+        self._run(thread, self._store_at[width], address, width, value)
+
+    def _run(self, thread: Thread, code: int, address: int, width: int, value: int | None) -> int:
+        before = thread.registers()
+        values = before.copy()
+        values.rip, values.rdi, values.orig_rax = code, address, _NO_CALL
+        vectors = thread.vectors() if width > 8 else None
+        if value is not None:
+            if vectors is None:
+                values.rax = value
+            else:
+                changed = bytearray(vectors)
+                put_vector(changed, 0, width, value)
+                thread.set_vectors(changed)
+        thread.set_registers(values)
+        fault = thread.step()
+        result = vector(thread.vectors(), 0, width) if vectors is not None else thread.registers().rax
+        thread.set_registers(before)
+        if vectors is not None:
+            thread.set_vectors(vectors)
+        if fault is not None:
+            raise Faulted(fault)
+        return int(result) & ((1 << 8 * width) - 1)
+
+
+def vector(area: bytearray, number: int, width: int) -> int:
+    """The low bytes of a vector register."""
+    low = area[_XMM + 16 * number :][:16]
+    high = area[_YMM_HIGH + 16 * number :][:16] if width > 16 else b""
+    return int.from_bytes((low + high)[:width], "little")
+
+
+def put_vector(area: bytearray, number: int, width: int, value: int) -> None:
+    """Set the low bytes of a vector register; the components of the area that hold it count from now on."""
+    data = value.to_bytes(32, "little")
+    area[_XMM + 16 * number : _XMM + 16 * number + 16] = data[:16]
+    (components,) = struct.unpack_from("<Q", area, _XSTATE_BV)
+    components |= _SSE
+    if width > 16:
+        area[_YMM_HIGH + 16 * number : _YMM_HIGH + 16 * number + 16] = data[16:]
+        components |= _AVX
+    struct.pack_into("<Q", area, _XSTATE_BV, components)
+
+
+def path_of_descriptor(pid: int, descriptor: int) -> str:
+    """As /proc/PID/maps shows a file that is mapped through it. Raises OSError."""
+    return os.fspath(Path(f"/proc/{pid}/fd/{descriptor}").readlink())
