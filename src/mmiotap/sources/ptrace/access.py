@@ -295,7 +295,8 @@ class Making:
                 engine.log.unknown(self.thread, *where, self._before.rip, self.instruction.code)
             else:
                 engine.log.access(self.thread, kind, *where, value or 0, self._before.rip, flags)
-        if observers := [probe for probe in target.probes if not probe.hook or not self.taken_apart]:
+        observers = [probe for probe in target.probes if probe.pre or probe.post]
+        if observers := [probe for probe in observers if not probe.hook or not self.taken_apart]:
             word = {layout.READ: "read", layout.WRITE: "write"}.get(kind, "unknown")
             access = self._access(target, word, value, flags)
             access.phase = Phase.OVER
