@@ -1,6 +1,7 @@
 """kmmio's registry: which pages are armed, whose fault it is, and when a page may be forgotten.
 
-It knows nothing of processes: an engine arms pages and takes faults, and asks here what they mean. The life of a hit:
+It knows nothing of processes: an engine arms pages and takes faults, and asks here what they mean. The labels K1 to K5
+and R1 to R3 are those of protocols/kmmio.pml, the model that is checked. The life of a hit:
 
 1. the engine takes a fault and calls :meth:`Registry.begin`. None says that it is the program's own;
 2. the handlers before the access run, the access is made, the handlers after it run. Where that is done by opening the
@@ -113,7 +114,7 @@ class Registry:
         """
         grace = self.release(probe)
         if threading.get_ident() not in grace.servers:
-            grace.over.wait()
+            grace.over.wait()  # R2
 
     def release(self, probe: Probe) -> Grace:
         """The first half of :meth:`unregister`: disarm, and return what there is to wait for."""
@@ -129,7 +130,7 @@ class Registry:
 
         The access may lie across two pages; it is ours if one of them is. A width that is not known is 1.
         """
-        with self._lock:
+        with self._lock:  # K1 and K2
             if thread in self._hits:
                 raise RuntimeError(f"thread {thread} has a hit in flight: its next fault goes to again()")
             pages = {page for page in pages_of(address, width) if page in self._pages}
@@ -148,7 +149,7 @@ class Registry:
         instruction is run again. So it is for a page that was armed again meanwhile, as the end of another thread's hit
         does it (the recursive hit of 2008). None: the page was open, so it really is absent: the program's fault.
         """
-        with self._lock:
+        with self._lock:  # K1 and K2 once more
             hit = self._hits[thread]
             page = self._pages.get(page_of(address))
             if page is None or (page.address in hit.pages and not (self._open_while_hit and page.armed)):
@@ -164,7 +165,7 @@ class Registry:
 
         Raises OSError if a page cannot be armed any more; the hit has ended nevertheless.
         """
-        with self._lock:
+        with self._lock:  # K4 and K5
             del self._hits[hit.thread]
             for grace in tuple(self._graces):
                 grace.hits.discard(hit)
@@ -204,7 +205,7 @@ class Registry:
         self._pages[address] = page
 
     def _release(self, addresses: Iterable[int]) -> Grace:
-        """One probe less covers these pages: those that no other covers are disarmed, and get their grace period."""
+        """R1. One probe less covers these pages: those that no other covers are disarmed, and get their grace period."""
         released = [self._pages[address] for address in addresses]
         for page in released:
             page.count -= 1
@@ -218,7 +219,7 @@ class Registry:
         return grace
 
     def _forget_if_over(self, grace: Grace) -> None:
-        """A page that was armed again meanwhile stays, and so does one that a later grace period holds.
+        """R3. A page that was armed again meanwhile stays, and so does one that a later grace period holds.
 
         Those end in the order in which they began: a later one waits for at least the hits of an earlier one.
         """
