@@ -205,7 +205,7 @@ class Registry:
         self._pages[address] = page
 
     def _release(self, addresses: Iterable[int]) -> Grace:
-        """R1. One probe less covers these pages: those that no other covers are disarmed, and get their grace period."""
+        """R1. One probe less covers these pages: those that no other covers are disarmed and get their grace period."""
         released = [self._pages[address] for address in addresses]
         for page in released:
             page.count -= 1
