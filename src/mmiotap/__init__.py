@@ -9,6 +9,7 @@ The rest of the package is loaded when it is first used, so that ``import mmiota
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +31,7 @@ def record(
     disabled: bool = False,
     patch: str | int = "auto",
     protocol: Literal["breakpoint", "stop-machine"] = "breakpoint",
+    engine: Literal["agent", "ptrace"] | None = None,
     smp: Literal["emulate", "step", "lock", "private"] = "emulate",
     force: bool = False,
 ) -> "Trace":
@@ -37,13 +39,14 @@ def record(
 
     ``maps`` are globs over the paths in /proc/PID/maps (default: device paths), ``path`` is the trace folder to make
     (default ``PROGRAM.PID.mmiotap`` here), ``patch`` how many accesses of a code site trap before it is patched
-    (``"auto"``: a few, ``"off"``: all), ``smp`` the way of an access (docs/smp.md).
+    (``"auto"``: a few, ``"off"``: all), ``smp`` the way of an access (docs/smp.md). ``engine`` is the agent's where it can
+    get into the program, else ptrace's, which is told as a warning (docs/attach.md).
     ``Trace.info["exit"]`` has the program's exit status or fatal signal. Raises MmiotapError if the
     program cannot be recorded or its trace could not be written.
     """
-    from mmiotap.sources import agent
+    from mmiotap.sources import engines
 
-    result = agent.record(
+    result = engines.record(
         [os.fspath(word) for word in command],
         maps=None if maps is None else list(maps),
         path=path,
@@ -52,6 +55,8 @@ def record(
         disabled=disabled,
         patch=patch,
         protocol=protocol,
+        engine=engine,
+        report=lambda text: warnings.warn(text, stacklevel=2),
         smp=smp,
         force=force,
     )

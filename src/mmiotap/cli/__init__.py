@@ -18,7 +18,20 @@ from typing import Protocol, cast
 
 from mmiotap.trace.errors import MmiotapError
 
-COMMANDS = ("record", "show", "stats", "sites", "info", "export", "import", "recover", "mark", "enable", "disable")
+COMMANDS = (
+    "record",
+    "attach",
+    "show",
+    "stats",
+    "sites",
+    "info",
+    "export",
+    "import",
+    "recover",
+    "mark",
+    "enable",
+    "disable",
+)
 
 
 class Command(Protocol):

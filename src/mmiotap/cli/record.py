@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latency", action="store_true", help="measure how long each access takes")
     parser.add_argument("--disabled", action="store_true", help="start switched off, until 'mmiotap enable'")
     parser.add_argument(
-        "--buffer", metavar="SIZE", type=_size, help="memory for unsealed events, e.g. 16M (default: 64M)"
+        "--buffer", metavar="SIZE", type=size, help="memory for unsealed events, e.g. 16M (default: 64M)"
     )
     parser.add_argument(
         "--patch",
@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how code is changed while it runs (default: breakpoint)",
     )
     parser.add_argument(
+        "--engine",
+        choices=("agent", "ptrace"),
+        help="from inside or from outside, see docs/attach.md (default: the agent, where it can get in)",
+    )
+    parser.add_argument(
         "--smp",
         choices=("emulate", "step", "lock", "private"),
         default="emulate",
@@ -61,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmiotap.sources import agent, launch, recording
+    from mmiotap.sources import engines, launch, recording
 
     command = args.program[1:] if args.program[:1] == ["--"] else args.program
     if not command:
@@ -69,10 +74,12 @@ def run(args: argparse.Namespace) -> int:
         return 2
     if args.smp != "emulate" and args.patch not in ("auto", "off"):
         print(f"mmiotap: --smp {args.smp} steps every access; --patch {args.patch} has no effect", file=sys.stderr)
-    progress = _ProgressLine()
+    progress = ProgressLine()
     try:
-        result = agent.record(
+        result = engines.record(
             command,
+            engine=args.engine,
+            report=say,
             maps=args.map,
             path=args.output,
             on_full=args.on_full,
@@ -91,15 +98,16 @@ def run(args: argparse.Namespace) -> int:
     finally:
         progress.clear()
     if result.trouble:
-        print(f"mmiotap: {result.trouble}", file=sys.stderr)
+        say(result.trouble)
     if not args.quiet:
-        print(_summary(result, command), file=sys.stderr)
+        again = ["mmiotap", "record", "--map", "PATH", "--", *command]
+        print(summary(result, again), file=sys.stderr)
     if result.signal is not None:
         _die_of(result.signal)
     return result.status or 0
 
 
-def _size(text: str) -> int:
+def size(text: str) -> int:
     """A number of bytes: digits, then nothing, K, M or G."""
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
     number = text[:-1] if text[-1:].upper() in units else text
@@ -118,8 +126,13 @@ def _patch(text: str) -> str:
     return text
 
 
-def _summary(result: "RecordResult", command: list[str]) -> str:
-    """What was recorded, and the exact command to type next."""
+def say(text: str) -> None:
+    """A line on standard error; standard output is the program's."""
+    print(f"mmiotap: {text}", file=sys.stderr, flush=True)
+
+
+def summary(result: "RecordResult", again: list[str]) -> str:
+    """What was recorded, and the exact command to type next; ``again`` is what would record PATH, too."""
     lines = [
         f"mmiotap: {_count(result.events, 'event')}, {_count(result.mappings, 'mapping')}, "
         f"{_count(result.threads, 'thread')}, lost: {result.lost}, {result.seconds:.2f} s"
@@ -133,8 +146,8 @@ def _summary(result: "RecordResult", command: list[str]) -> str:
         named = ", ".join(result.not_selected[:PATHS_NAMED])
         more = len(result.not_selected) - PATHS_NAMED
         lines.append(f"mmiotap: no rule selects what was mapped: {named}" + (f" and {more} more" if more > 0 else ""))
-        again = ["mmiotap", "record", "--map", result.not_selected[0], "--", *command]
-        lines.append(f"mmiotap: next: {shlex.join(again)}")
+        words = [result.not_selected[0] if word == "PATH" else word for word in again]
+        lines.append(f"mmiotap: next: {shlex.join(words)}")
     elif not result.trouble:
         lines.append("mmiotap: nothing was mapped: the program mapped no file and no device that a --map could select")
     return "\n".join(lines)
@@ -158,7 +171,7 @@ def _die_of(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-class _ProgressLine:
+class ProgressLine:
     """One line on the terminal, rewritten."""
 
     def __init__(self) -> None:

@@ -34,6 +34,14 @@ class NotStartedError(MmiotapError):
         self.status = status
 
 
+class NoAgentError(MmiotapError):
+    """The loader would not put the agent into the program; from outside it can be traced. ``reason`` says why not."""
+
+    def __init__(self, reason: str, way_out: str) -> None:
+        super().__init__(f"{reason}: {way_out}")
+        self.reason = reason
+
+
 def find_program(name: str) -> str:
     """The path that a shell would run for this word. Raises NotStartedError (127: none, 126: not executable)."""
     candidates = [name] if "/" in name else [f"{folder or '.'}/{name}" for folder in os.get_exec_path()]
@@ -77,7 +85,10 @@ def check_rules(rules: list[str]) -> None:
 
 
 def check_program(path: Path, agent: Path) -> None:
-    """Raises MmiotapError if the loader would not put the agent into the program, with the reason."""
+    """Raises MmiotapError, with the reason, if the loader would not put the agent into the program.
+
+    It is a NoAgentError if that is no reason against tracing it from outside.
+    """
     _check_privileges(path)
     file = path
     for _ in range(MAX_INTERPRETERS):
@@ -129,16 +140,23 @@ def _interpreter(script: Path) -> Path | None:
 
 
 def _check_privileges(path: Path) -> None:
-    """The loader ignores LD_PRELOAD where the kernel sets AT_SECURE: see secureexec in security/commoncap.c."""
+    """The loader ignores LD_PRELOAD where the kernel sets AT_SECURE: see secureexec in security/commoncap.c.
+
+    From outside only root can trace such a program: for others the kernel takes its privileges away.
+    """
     status = path.stat()
     if os.statvfs(path).f_flag & os.ST_NOSUID:
         return
     if status.st_mode & stat.S_ISUID and status.st_uid != os.getuid():
-        raise MmiotapError(f"{path} is setuid, so the loader ignores LD_PRELOAD: run it as its owner, or a copy of it")
+        raise _privileged(f"{path} is setuid, so the loader ignores LD_PRELOAD", "run it as its owner, or a copy of it")
     if status.st_mode & stat.S_ISGID and status.st_mode & stat.S_IXGRP and status.st_gid != os.getgid():
-        raise MmiotapError(f"{path} is setgid, so the loader ignores LD_PRELOAD: run a copy of it without that bit")
+        raise _privileged(f"{path} is setgid, so the loader ignores LD_PRELOAD", "run a copy of it without that bit")
     if os.getuid() != 0 and _has_capabilities(path):
         raise MmiotapError(f"{path} has file capabilities, so the loader ignores LD_PRELOAD: run it as root, or a copy")
+
+
+def _privileged(reason: str, way_out: str) -> MmiotapError:
+    return NoAgentError(reason, way_out) if os.geteuid() == 0 else MmiotapError(f"{reason}: {way_out}")
 
 
 def _has_capabilities(path: Path) -> bool:
@@ -162,4 +180,4 @@ def _check_elf(program: Path, file: Path, header: elf.Elf, agent: Path) -> None:
             f"{what} is a program for {header.machine_name}; this mmiotap records {ours.machine_name}: record it there"
         )
     if not header.dynamic:
-        raise MmiotapError(f"{what} is statically linked, so no agent can be loaded into it: link it without -static")
+        raise NoAgentError(f"{what} is statically linked, so no agent can be loaded into it", "link it without -static")

@@ -1,0 +1,53 @@
+"""Which engine records a program: the agent, which is in it, or ptrace, which stays outside."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmiotap.sources import agent, launch
+from mmiotap.sources.recording import RecordResult
+from mmiotap.trace.errors import MmiotapError
+
+ENGINES = ("agent", "ptrace")
+
+
+def choose(command: list[str], engine: str | None, report: Callable[[str], None]) -> str:
+    """The engine for a program: the one that is asked for, else the agent, or ptrace where the agent cannot go.
+
+    That is told to ``report``. Raises MmiotapError if neither can.
+    """
+    if engine is not None:
+        if engine not in ENGINES:
+            raise MmiotapError(f"there is no engine {engine!r}; there are {' and '.join(ENGINES)}")
+        return engine
+    if not command:
+        raise MmiotapError("what shall be recorded? give a command")
+    try:
+        launch.check_program(Path(launch.find_program(command[0])), launch.find_agent())
+    except launch.NoAgentError as error:
+        report(f"{error.reason}: recorded from outside (--engine ptrace)")
+        return "ptrace"
+    return "agent"
+
+
+def record(
+    command: list[str],
+    *,
+    engine: str | None,
+    report: Callable[[str], None],
+    latency: bool = False,
+    patch: str | int = "auto",
+    protocol: str = "breakpoint",
+    smp: str = "emulate",
+    **options: Any,
+) -> RecordResult:
+    """Record with the engine that :func:`choose` names. The options are those of sources.agent.record."""
+    if choose(command, engine, report) == "agent":
+        return agent.record(command, latency=latency, patch=patch, protocol=protocol, smp=smp, **options)
+    from mmiotap.sources.ptrace import record as ptrace
+
+    if latency:
+        raise MmiotapError(
+            "only the agent can measure the latency of an access: --engine ptrace is too far away for it"
+        )
+    return ptrace.record(command, way=smp, report=report, **options)
