@@ -39,8 +39,8 @@ def record(
 
     ``maps`` are globs over the paths in /proc/PID/maps (default: device paths), ``path`` is the trace folder to make
     (default ``PROGRAM.PID.mmiotap`` here), ``patch`` how many accesses of a code site trap before it is patched
-    (``"auto"``: a few, ``"off"``: all), ``smp`` the way of an access (docs/smp.md). ``engine`` is the agent's where it can
-    get into the program, else ptrace's, which is told as a warning (docs/attach.md).
+    (``"auto"``: a few, ``"off"``: all), ``smp`` the way of an access (docs/smp.md). ``engine`` is the agent's where it
+    can get into the program, else ptrace's, which is told as a warning (docs/attach.md).
     ``Trace.info["exit"]`` has the program's exit status or fatal signal. Raises MmiotapError if the
     program cannot be recorded or its trace could not be written.
     """

@@ -238,9 +238,9 @@ def test_a_program_that_the_kernel_refuses(mmiotap: Run, tmp_path: Path) -> None
     assert "Traceback" not in result.stderr
 
 
-def test_static_program_is_one_clear_line(compile_c: Compile, mmiotap: Run, tmp_path: Path) -> None:
+def test_static_program_is_one_clear_line_for_the_agent(compile_c: Compile, mmiotap: Run, tmp_path: Path) -> None:
     program = compile_c("int main(void) { return 0; }\n", "program", "-static")
-    result = mmiotap("record", "-o", "t", program)
+    result = mmiotap("record", "-o", "t", "--engine", "agent", program)
     assert result.status == 1
     assert result.stderr.count("\n") == 1
     assert f"mmiotap: {program} is statically linked" in result.stderr

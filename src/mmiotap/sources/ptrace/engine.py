@@ -353,12 +353,10 @@ class Engine:
             return
         if call.entry:
             thread.call = call
-            thread.usable = False
             if space.followed:
                 self._following.entering(space, thread, call)
         else:
             entered, thread.call = thread.call, None
-            thread.usable = True
             if entered and space.followed:
                 self._following.left(space, thread, entered, call.result)
 

@@ -51,7 +51,7 @@ def word_size(pid: int) -> str | None:
 
 def refused(pid: int, error: OSError) -> MmiotapError:
     """What it means that the kernel does not let us trace a process."""
-    if error.errno != errno.EPERM:
+    if error.errno not in (errno.EPERM, errno.EACCES):
         return MmiotapError(f"process {pid} cannot be traced: {error.strerror}")
     status = maps.status(pid)
     scope = int(_YAMA.read_text()) if _YAMA.exists() else 0

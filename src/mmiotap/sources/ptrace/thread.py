@@ -40,11 +40,13 @@ class Thread:
         """It has stopped with this status. A signal is kept for it, whatever else we do with it meanwhile."""
         number, event = calls.stopping_signal(status), calls.stopping_event(status)
         self.stopped = True
-        self.usable = event in (0, calls.EVENT_STOP)
         if number == calls.AT_CALL:
-            return
-        if not event:
-            self.signal = calls.signal_info(self.tid)
+            call = calls.system_call(self.tid)
+            self.usable = call is not None and not call.entry
+        else:
+            self.usable = event in (0, calls.EVENT_STOP)
+            if not event:
+                self.signal = calls.signal_info(self.tid)
 
     def registers(self) -> Registers:
         return calls.registers(self.tid)
