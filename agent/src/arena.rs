@@ -3,7 +3,9 @@
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use crate::layout::*;
-use crate::{rules, sys};
+use crate::rules;
+use crate::stat::Stat;
+use crate::sys::{self, PAGE};
 
 /// Where the arena is mapped; 0: there is no recording, and the agent does nothing at all.
 pub static BASE: AtomicUsize = AtomicUsize::new(0);
@@ -54,7 +56,7 @@ pub fn attach(path: &[u8]) -> bool {
 pub fn detach(address: usize) {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
     // SAFETY: a page of our own mapping.
-    unsafe { sys::mmap(address & !4095, 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+    unsafe { sys::mmap(address & !(PAGE - 1), PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
 }
 
 fn word(offset: usize) -> &'static AtomicU32 {
@@ -140,6 +142,30 @@ pub fn take_segment() -> Option<Segment> {
     None
 }
 
+/// Segments whose pages this process has brought in, a bit each.
+static POPULATED: [AtomicU64; MAX_SEGMENTS / 64] = [const { AtomicU64::new(0) }; MAX_SEGMENTS / 64];
+
+/// Brings in the segments that the recorder keeps at hand: before the driver's first access rather than between two of them.
+pub fn populate_first() {
+    let segments = (word(H_SEGMENT_COUNT).load(Ordering::Relaxed) as usize).min(SEGMENTS_AT_HAND) / 64 * 64;
+    if POPULATED[0].load(Ordering::Relaxed) == 0 {
+        POPULATED[..segments / 64].iter().for_each(|bits| bits.store(!0, Ordering::Relaxed));
+        populate(Segment { index: 0 }.address(), segments * SEGMENT_SIZE);
+    }
+}
+
+/// At once it costs a fraction of what it costs fault by fault. If it fails (Linux before 5.14, a file that was cut short), the
+/// rows' own faults are left to do it.
+fn populate(address: usize, length: usize) {
+    // SAFETY: our own mapping; what the pages hold stays as it is.
+    unsafe { sys::syscall3(libc::SYS_madvise, address, length, libc::MADV_POPULATE_WRITE as usize) };
+}
+
+/// In a forked child: it has the mapping, but none of its pages.
+pub fn after_fork() {
+    POPULATED.iter().for_each(|bits| bits.store(0, Ordering::Relaxed));
+}
+
 /// A segment of the arena that one thread writes.
 #[derive(Clone, Copy)]
 pub struct Segment {
@@ -155,14 +181,11 @@ impl Segment {
         (self.address() + offset) as *mut T
     }
 
-    /// Brings the pages in at once, at this process' first use of them: that costs a fraction of what it costs fault by fault. If it
-    /// fails (Linux before 5.14, a file that was cut short), the rows' own faults are left to do it.
+    /// Brings the pages in at once, at this process' first use of them.
     pub fn populate(self) {
-        static POPULATED: [AtomicU64; MAX_SEGMENTS / 64] = [const { AtomicU64::new(0) }; MAX_SEGMENTS / 64];
         let bit = 1 << (self.index % 64);
         if POPULATED[self.index / 64].fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-            // SAFETY: our own mapping; what the pages hold stays as it is.
-            unsafe { sys::syscall3(libc::SYS_madvise, self.address(), SEGMENT_SIZE, libc::MADV_POPULATE_WRITE as usize) };
+            populate(self.address(), SEGMENT_SIZE);
         }
     }
 
@@ -222,34 +245,12 @@ pub fn recorder_alive() -> bool {
     alive
 }
 
-/// Field 22 of /proc/PID/stat; None when there is no such process or it is a zombie (proc(5)).
+/// When a process started, in the kernel's ticks; None when there is no such process, or a zombie.
 fn process_start(pid: u32) -> Option<u64> {
-    let mut path = *b"/proc/0000000000/stat\0";
-    let mut rest = pid;
-    for digit in path[6..16].iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    // /proc knows pids without leading zeros only.
-    let first = path[6..15].iter().take_while(|&&digit| digit == b'0').count();
-    path.copy_within(6 + first.., 6);
-    let end = path.len() - first;
-    let fd = sys::open(&path[..end], libc::O_RDONLY | libc::O_CLOEXEC);
-    if sys::is_error(fd) {
-        return None;
-    }
-    let mut text = [0u8; 512];
-    let length = sys::read(fd, &mut text);
-    sys::close(fd);
-    let text = text.get(..usize::try_from(length).ok()?)?;
-    // The command's name, in parentheses, may hold anything; fields are counted from the last ')'.
-    let after = text.iter().rposition(|&byte| byte == b')')? + 2;
-    let mut fields = text[after..].split(|&byte| byte == b' ');
-    if matches!(fields.next()?, b"Z" | b"X") {
-        return None;
-    }
-    let start = fields.nth(18)?;
-    start.iter().try_fold(0u64, |number, digit| Some(number * 10 + u64::from(digit.checked_sub(b'0')?)))
+    const STATE: usize = 3;
+    const START: usize = 22;
+    let stat = Stat::of_process(pid)?;
+    if matches!(stat.field(STATE)?, b"Z" | b"X") { None } else { stat.number(START) }
 }
 
 #[cfg(test)]

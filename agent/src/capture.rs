@@ -57,7 +57,8 @@ pub const MAX_EXTRA: usize = 255 * ROW_SIZE;
 /// Makes sure that the next `rows` rows have a place, so that the time stamp can be taken after any waiting. False: there
 /// is none, and the caller's events are to be counted as lost.
 pub fn reserve(thread: &mut Thread, rows: usize) -> bool {
-    if thread.segment.is_some() && rows <= thread.log.left as usize {
+    // Without a segment nothing is left.
+    if rows <= thread.log.left as usize {
         return true;
     }
     next_segment(thread)

@@ -1,8 +1,9 @@
 //! Times and durations by the time-stamp counter.
 
-use core::arch::x86_64::{__cpuid, _rdtsc};
+use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
+use crate::arch::cpu;
 use crate::layout::NO_DURATION;
 use crate::{arena, sys};
 
@@ -21,7 +22,7 @@ pub fn prepare() {
     let (ticks, ns) = read_both();
     START_TICKS.store(ticks, Ordering::Relaxed);
     START_NS.store(ns, Ordering::Relaxed);
-    INVARIANT.store(is_invariant(), Ordering::Relaxed);
+    INVARIANT.store(cpu::has_invariant_counter(), Ordering::Relaxed);
 }
 
 /// The time-stamp counter, for [`duration_ns`]; 0 unless the recording wants durations.
@@ -36,7 +37,7 @@ pub fn duration_ns(before: u64, after: u64) -> u32 {
         return NO_DURATION;
     }
     // The counters of two processors may differ a little, and the thread may have moved.
-    scale(after.saturating_sub(before), rate())
+    duration(after.saturating_sub(before), rate())
 }
 
 /// CLOCK_MONOTONIC as one thread tells it by the time-stamp counter: patched sites have no time to ask the system, and traps
@@ -115,9 +116,9 @@ fn nanoseconds(ticks: u64, rate: u64) -> i64 {
     ((u128::from(ticks) * u128::from(rate)) >> 32) as i64
 }
 
-fn scale(ticks: u64, rate: u64) -> u32 {
-    let ns = (u128::from(ticks) * u128::from(rate)) >> 32;
-    ns.min(u128::from(NO_DURATION - 1)) as u32
+/// The same as the column has it, which can say some four seconds at most.
+fn duration(ticks: u64, rate: u64) -> u32 {
+    nanoseconds(ticks, rate).clamp(0, i64::from(NO_DURATION - 1)) as u32
 }
 
 /// One moment on both clocks. Of a few readings the one that took the fewest ticks is the one that nothing interrupted.
@@ -137,15 +138,6 @@ fn read_both() -> (u64, i64) {
     (best.1, best.2)
 }
 
-/// CPUID 0x80000007, edx bit 8: the counter runs at a constant rate in all states (SDM, 19.17.1).
-#[allow(unused_unsafe)] // __cpuid was unsafe to call in older Rust
-fn is_invariant() -> bool {
-    const HIGHEST: u32 = 0x8000_0000;
-    const LEAF: u32 = 0x8000_0007;
-    // SAFETY: every x86-64 processor has the instruction and the first of these leaves.
-    unsafe { __cpuid(HIGHEST).eax >= LEAF && __cpuid(LEAF).edx & (1 << 8) != 0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,9 +145,9 @@ mod tests {
     #[test]
     fn scales_and_saturates_below_the_word_for_not_measured() {
         let half_a_nanosecond = 1 << 31;
-        assert_eq!(scale(2_001, half_a_nanosecond), 1_000);
-        assert_eq!(scale(u64::MAX, half_a_nanosecond), NO_DURATION - 1);
-        assert_eq!(scale(0, half_a_nanosecond), 0);
+        assert_eq!(duration(2_001, half_a_nanosecond), 1_000);
+        assert_eq!(duration(u64::MAX, half_a_nanosecond), NO_DURATION - 1);
+        assert_eq!(duration(0, half_a_nanosecond), 0);
         assert_eq!(rate_of(2_000_000, 1_000_000), half_a_nanosecond);
     }
 
@@ -167,7 +159,7 @@ mod tests {
         let rate = rate_of(middle.0 - start.0, middle.1 - start.1);
         sys::sleep_ns(5_000_000);
         let end = read_both();
-        let (told, passed) = (i64::from(scale(end.0 - middle.0, rate)), end.1 - middle.1);
+        let (told, passed) = (i64::from(duration(end.0 - middle.0, rate)), end.1 - middle.1);
         assert!((told - passed).abs() <= passed / 100, "{told} ns told, {passed} ns passed");
     }
 }

@@ -9,7 +9,8 @@ use libc::{c_int, siginfo_t};
 use crate::arch::Frame;
 use crate::arch::frame::TRAP_FLAG;
 use crate::signals::OURS;
-use crate::{patch, sys, thread};
+use crate::thread::{self, Thread};
+use crate::{patch, sys};
 
 pub struct Held {
     signal: c_int,
@@ -21,10 +22,9 @@ pub struct Held {
 
 /// Holds this signal back if the thread that it interrupted is in a thunk. False: it is not, the program is to have the signal.
 pub fn hold(signal: c_int, info: &siginfo_t, frame: &mut Frame) -> bool {
-    if !patch::is_under_way(frame.pc()) {
+    let Some(thread) = thread::existing().filter(|thread| thread.held.is_none() && is_under_way(thread, frame)) else {
         return false;
-    }
-    let Some(thread) = thread::existing().filter(|thread| thread.held.is_none()) else { return false };
+    };
     thread.held = Some(Held { signal, info: *info, mask: frame.mask(), trap_flag: frame.flags() & TRAP_FLAG });
     frame.set_mask(frame.mask() | !OURS);
     frame.set_flags(frame.flags() | TRAP_FLAG);
@@ -33,11 +33,13 @@ pub fn hold(signal: c_int, info: &siginfo_t, frame: &mut Frame) -> bool {
 
 /// A step of a thread that is on its way out. False: the trap is not ours.
 pub fn go_on(info: &siginfo_t, frame: &mut Frame) -> bool {
-    let is_held = info.si_code > 0 && thread::existing().is_some_and(|thread| thread.held.is_some());
-    if is_held && !patch::is_under_way(frame.pc()) {
-        return !release(frame);
-    }
-    is_held
+    let Some(thread) = thread::existing().filter(|thread| info.si_code > 0 && thread.held.is_some()) else { return false };
+    is_under_way(thread, frame) || !release(frame)
+}
+
+/// Is the thread in a thunk, or in what a thunk calls?
+fn is_under_way(thread: &Thread, frame: &Frame) -> bool {
+    thread.log.renewing != 0 || patch::is_under_way(frame.pc())
 }
 
 /// Sends what is held back. Returns whether the program itself wants to see the step.

@@ -12,6 +12,7 @@ pub const STATES_OFFSET: usize = 4096;
 pub const MAX_SEGMENTS: usize = 65536;
 pub const SEGMENTS_OFFSET: usize = STATES_OFFSET + 4 * MAX_SEGMENTS;
 pub const SEGMENT_SIZE: usize = 65536;
+pub const SEGMENTS_AT_HAND: usize = 256;
 pub const ROW_SIZE: usize = 64;
 pub const ROWS_PER_SEGMENT: usize = SEGMENT_SIZE / ROW_SIZE - 1;
 

@@ -30,9 +30,11 @@ mod region;
 mod rules;
 mod signals;
 mod smp;
+mod stat;
 mod step;
 mod sys;
 mod thread;
+mod twin;
 mod wrapped;
 
 use core::ffi::{CStr, c_char};

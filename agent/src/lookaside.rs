@@ -8,23 +8,23 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::region::{Guard, Region};
+use crate::sys::PAGE;
 
-pub const PAGE: usize = 4096;
 /// As many as 16 bits can number.
 pub const ENTRIES: usize = 1 << 16;
 
-/// 32 bytes, whose fields arch/x86_64/log.rs names by their offsets.
+/// 32 bytes: arch/x86_64/log.rs finds it by its number, and its fields by their offsets.
 #[repr(C)]
 pub struct Entry {
     /// Number of the front's page; 0: empty.
-    page: AtomicUsize,
+    pub page: AtomicUsize,
     /// Address in the alias, less that in the front.
-    delta: usize,
+    pub delta: usize,
     /// Offset in the mapping, less the address in the front.
-    offset: u64,
-    map_id: i32,
+    pub offset: u64,
+    pub map_id: i32,
     /// The rights the program gave the mapping.
-    prot: i32,
+    pub prot: i32,
 }
 
 #[repr(C, align(64))]

@@ -11,9 +11,8 @@ use crate::capture::{self, Row};
 use crate::layout::{MAP, UNMAP};
 use crate::paths;
 use crate::region::{self, Front, Guard, Region};
+use crate::sys::PAGE;
 use crate::{arena, arming, signals, sys, thread};
-
-const PAGE: usize = 4096;
 
 /// The arguments of mmap(2).
 pub struct Request {
@@ -88,6 +87,7 @@ unsafe fn consider(table: &mut Guard, request: &Request, address: usize) {
         return paths::note_unselected(&path);
     }
     signals::install();
+    arena::populate_first();
     let (end, map_id) = (address + round_up(request.length), arena::next_map_id());
     let mut region = Region {
         start: address,

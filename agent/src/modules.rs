@@ -13,9 +13,9 @@ use libc::{Elf64_Ehdr, Elf64_Phdr, PT_LOAD, PT_NOTE};
 use crate::capture::{self, Row};
 use crate::layout::{MODULE, ROW_SIZE};
 use crate::maps::{self, Mapping};
+use crate::sys::PAGE;
 use crate::thread;
 
-const PAGE: usize = 4096;
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 /// elf.h: rights of a segment, and the type of the note that holds the build id.
 const PF_R: u32 = 4;

@@ -7,7 +7,7 @@ use crate::capture::{self, Row};
 use crate::layout::PROCESS;
 use crate::region;
 use crate::thread::Thread;
-use crate::{arming, memory, modules, park, patch, signals, step, sys, thread};
+use crate::{arena, arming, memory, modules, park, patch, signals, step, sys, thread};
 
 /// A word that the kernel zeroes in a forked child (MADV_WIPEONFORK), so that even a fork without libc is noticed.
 static WORD: AtomicPtr<u32> = AtomicPtr::new(core::ptr::null_mut());
@@ -66,6 +66,7 @@ pub fn notice_fork() {
     if word.compare_exchange(FORKED, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
         memory::ALLOCATOR.after_fork();
         region::after_fork();
+        arena::after_fork();
         signals::after_fork();
         park::after_fork();
         step::after_fork();

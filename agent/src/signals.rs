@@ -156,7 +156,7 @@ fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, co
 
 /// The default action: the program dies of this signal, where it stands.
 fn die(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
-    kernel_action(signal, Some(&Action::DEFAULT), None);
+    set_action(signal, &Action::DEFAULT);
     // It comes when the handler returns and opens the mask, so a core file shows the program and not the agent.
     sys::block_signals(bit(signal));
     let mut frame = Frame::new(context);

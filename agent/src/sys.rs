@@ -8,7 +8,12 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use libc::{c_int, timespec};
 
+use crate::stat::{self, Stat};
+
 pub type Ret = isize;
+
+/// The smallest that the processor and the kernel know.
+pub const PAGE: usize = 4096;
 
 /// A system call with up to six arguments.
 ///
@@ -108,14 +113,13 @@ pub unsafe fn reserve(address: usize, length: usize) -> Ret {
 pub fn own_place(len: usize) -> usize {
     const LOWEST: usize = 0x1000_0000_0000;
     const RANDOM_BITS: usize = 0x0fff_ffff_f000;
-    const GAP: usize = 4096;
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     if NEXT.load(Ordering::Relaxed) == 0 {
         // As unpredictable as the kernel's own layout of this process.
         let stack = &raw const NEXT as usize ^ (&raw const len as usize) << 8;
         let _ = NEXT.compare_exchange(0, LOWEST + (stack & RANDOM_BITS), Ordering::Relaxed, Ordering::Relaxed);
     }
-    NEXT.fetch_add(len.next_multiple_of(GAP) + GAP, Ordering::Relaxed)
+    NEXT.fetch_add(len.next_multiple_of(PAGE) + PAGE, Ordering::Relaxed)
 }
 
 /// Fresh zeroed private memory, or None.
@@ -226,8 +230,8 @@ pub fn each_thread(buffer: &mut [u8], mut visit: impl FnMut(i32)) {
         while entries.len() > 19 {
             let length = usize::from(u16::from_le_bytes([entries[16], entries[17]]));
             let name = entries[19..length].split(|&byte| byte == 0).next().unwrap_or(&[]);
-            if let Some(tid) = number(name) {
-                visit(tid);
+            if let Some(tid) = stat::number(name) {
+                visit(tid as i32);
             }
             entries = &entries[length..];
         }
@@ -238,33 +242,10 @@ pub fn each_thread(buffer: &mut [u8], mut visit: impl FnMut(i32)) {
 /// Is this thread of our process one that the kernel has made for itself (io_uring's workers)? It runs no program code.
 pub fn is_kernel_worker(tid: i32) -> bool {
     /// linux/sched.h: PF_IO_WORKER, PF_USER_WORKER.
-    const WORKER: i32 = 0x10 | 0x4000;
-    let mut path = *b"/proc/self/task/0000000000/stat\0";
-    let (mut first, mut rest) = (26, tid);
-    while rest > 0 {
-        first -= 1;
-        path[first] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    // Task folders have no leading zeros.
-    path.copy_within(first.., 16);
-    let end = path.len() - (first - 16);
-    let file = open(&path[..end], libc::O_RDONLY | libc::O_CLOEXEC);
-    let mut text = [0u8; 512];
-    let length = usize::try_from(if is_error(file) { file } else { read(file, &mut text) }).unwrap_or(0);
-    if !is_error(file) {
-        close(file);
-    }
-    // Field 9, the flags; the second, the command in parentheses, may hold anything (proc(5)).
-    let after = text[..length].iter().rposition(|&byte| byte == b')').unwrap_or(length);
-    let flags = text[after..length].split(|&byte| byte == b' ').nth(7).and_then(number);
+    const WORKER: u64 = 0x10 | 0x4000;
+    const FLAGS: usize = 9;
+    let flags = Stat::of_thread(tid as u32).and_then(|stat| stat.number(FLAGS));
     flags.is_some_and(|flags| flags & WORKER != 0)
-}
-
-/// A decimal number; None for anything else.
-fn number(text: &[u8]) -> Option<i32> {
-    let digits = text.iter().map(|byte| byte.checked_sub(b'0').filter(|&digit| digit < 10));
-    digits.into_iter().try_fold(0i32, |number, digit| number.checked_mul(10)?.checked_add(i32::from(digit?)))
 }
 
 /// CLOCK_MONOTONIC in nanoseconds; the vDSO's, which takes no lock.

@@ -44,6 +44,8 @@ pub struct Log {
     pub published: usize,
     /// Free rows in the segment.
     pub left: u32,
+    /// Not 0 while the thread takes a new segment in the middle of a thunk.
+    pub renewing: u32,
     /// Time-stamp counter at the start of the access under way.
     pub began: u64,
     pub clock: Clock,

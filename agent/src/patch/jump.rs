@@ -8,10 +8,11 @@
 use alloc::vec::Vec;
 
 use super::room::Room;
-use super::space::{self, PAGE};
+use super::space;
 use super::text;
 use crate::layout::{SITE_JUMP, SITE_PUNNED};
 use crate::region::Guard;
+use crate::sys::PAGE;
 
 const REX_W: u8 = 0x48;
 const JUMP: u8 = 0xe9;

@@ -22,7 +22,8 @@ use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use crate::arch::site::Site;
+use crate::arch::cpu;
+use crate::arch::site::{self, Site};
 use crate::arch::thunk::{self, Thunk};
 use crate::capture::{self, Row};
 use crate::layout::*;
@@ -91,24 +92,24 @@ unsafe impl Sync for Patches {}
 
 static PATCHES: Patches = Patches(UnsafeCell::new(Vec::new()));
 
+fn all(_lock: &Guard) -> Vec<&'static Patch> {
+    // SAFETY: under the lock, and copied.
+    unsafe { (*PATCHES.0.get()).clone() }
+}
+
 /// The protocols, as the arena's header and the tests number them.
 const STOP_MACHINE: u32 = 1;
 
 /// Why a site stays trapped: one of WHY_….
 type Why = u32;
 
-/// After so many accesses the agent patches a site; 0: never.
-fn threshold() -> u32 {
-    arena::patch_after()
-}
-
 /// Counts an access that the agent has run at a site, and patches the site when it has become hot. Called by trap handlers.
 pub fn count(site: &'static Site) {
     let hits = site.hits.fetch_add(1, Ordering::Relaxed) + 1;
-    let threshold = threshold();
     if hits == 1 {
         tell(site, SITE_SEEN, WHY_NONE);
     }
+    let threshold = arena::patch_after();
     if threshold != 0 && hits == threshold {
         let lock = region::lock();
         if let Err(why) = patch(&lock, site, arena::patch_protocol()) {
@@ -152,7 +153,7 @@ fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Pa
     if !thunk::is_possible(site) {
         return Err(WHY_INSTRUCTION);
     }
-    if !crate::arch::log::prepare() {
+    if !cpu::has(&cpu::RDTSCP) {
         return Err(WHY_NO_CLOCK);
     }
     let slot = space::slot(lock, room, site.pc).ok_or(WHY_NO_TARGET)?;
@@ -223,7 +224,7 @@ fn change_with_neighbours(lock: &Guard, room: &Room, patch: &'static Patch, prot
     // From the lowest: nothing leans on it. What has changed meanwhile is no patch any more.
     let mut to_do: Vec<&'static Patch> = Vec::new();
     let mut result = Ok(());
-    for neighbour in leaning_on(patch).into_iter().rev() {
+    for neighbour in leaning_on(lock, patch).into_iter().rev() {
         match take_away(neighbour, protocol) {
             Ok(()) => to_do.push(neighbour),
             Err(WHY_CHANGED) => {}
@@ -249,9 +250,8 @@ fn change_with_neighbours(lock: &Guard, room: &Room, patch: &'static Patch, prot
 }
 
 /// The punned sites whose jumps lean on this one's bytes, or on those of one that does; the highest first.
-fn leaning_on(patch: &'static Patch) -> Vec<&'static Patch> {
-    // SAFETY: under the lock, and copied.
-    let all: Vec<&'static Patch> = unsafe { (*PATCHES.0.get()).clone() };
+fn leaning_on(lock: &Guard, patch: &'static Patch) -> Vec<&'static Patch> {
+    let all = all(lock);
     let mut found: Vec<&'static Patch> = Vec::new();
     let mut next = Some(patch);
     while let Some(leant_on) = next {
@@ -296,9 +296,8 @@ fn plan(lock: &Guard, room: &Room, patches: &[&'static Patch]) -> Vec<Option<Jum
 }
 
 /// Gives all sites their code back: recording is disabled. They may become hot again.
-pub fn disable(_lock: &Guard) {
-    // SAFETY: under the lock, and copied.
-    let mut all: Vec<&'static Patch> = unsafe { (*PATCHES.0.get()).clone() };
+pub fn disable(lock: &Guard) {
+    let mut all = all(lock);
     // From the lowest: nothing leans on it.
     all.sort_unstable_by_key(|patch| patch.site.pc);
     for patch in all.into_iter().filter(|patch| patch.is_active()) {
@@ -323,8 +322,8 @@ pub fn look_again(patch: &'static Patch) {
     }
 }
 
-/// A thread's every 65,536th access to ordinary memory from a thunk traps, and every 1,023rd to a region, when its rows' segment
-/// is full. Counted at their sites, the two tell what a site is mostly used for.
+/// A thread's every 65,536th access to ordinary memory from a thunk traps, and at every 1,023rd to a region its segment is full.
+/// Counted at their sites, the two tell what a site is mostly used for.
 const ORDINARY: u64 = 65_536;
 const DEVICE: u64 = ROWS_PER_SEGMENT as u64;
 /// What a patched site costs ordinary memory, about a nanosecond, this many times, is what a trap costs.
@@ -349,9 +348,16 @@ pub fn trapped(patch: &Patch) {
     patch.device.fetch_add(1, Ordering::Relaxed);
 }
 
+/// The thread's segment is full, in this site's thunk.
+pub fn renewed(pc: usize) {
+    if let Some(patch) = site::known(pc).and_then(Site::patch) {
+        trapped(patch);
+    }
+}
+
 /// Where a thread goes on that has trapped at this address by an int3 of ours. None: it is not one.
 pub fn behind_breakpoint(pc: usize) -> Option<usize> {
-    Some(crate::arch::site::known(pc)?.patch()?.thunk.start)
+    Some(site::known(pc)?.patch()?.thunk.start)
 }
 
 /// Is the thread on its way between a site and the code behind it?
@@ -391,6 +397,6 @@ pub extern "C" fn mmiotap_agent_unpatch(pc: usize, protocol: i32) -> i32 {
 
 fn toggle(pc: usize, work: impl FnOnce(&Guard, &'static Site) -> Result<(), Why>) -> i32 {
     let lock = region::lock();
-    let Some(site) = crate::arch::site::known(pc) else { return 0 };
+    let Some(site) = site::known(pc) else { return 0 };
     i32::from(work(&lock, site).is_ok())
 }

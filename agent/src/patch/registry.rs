@@ -6,7 +6,8 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use super::Patch;
-use super::space::{PAGE, POOL, SLOT};
+use super::space::{LANDING, LANDING_JUMP, POOL, SLOT};
+use crate::sys::PAGE;
 
 const MOST_POOLS: usize = 256;
 const SLOTS: usize = POOL / SLOT;
@@ -64,12 +65,12 @@ pub fn is_landing(pc: usize) -> bool {
 
 /// Where the jump at `pc` leads, if it is one between a site and its thunk.
 pub fn landing_target(pc: usize) -> Option<usize> {
-    // jmp [rip + 0], and behind it the address
-    const JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
-    if !is_landing(pc) || pc % PAGE > PAGE - JUMP.len() - 8 {
+    if !is_landing(pc) || pc % PAGE > PAGE - LANDING {
         return None;
     }
     // SAFETY: inside a page of jumps, which stays mapped.
-    let (jump, target) = unsafe { ((pc as *const [u8; 6]).read(), ((pc + JUMP.len()) as *const usize).read_unaligned()) };
-    (jump == JUMP).then_some(target)
+    let (jump, target) = unsafe {
+        ((pc as *const [u8; LANDING_JUMP.len()]).read(), ((pc + LANDING_JUMP.len()) as *const usize).read_unaligned())
+    };
+    (jump == LANDING_JUMP).then_some(target)
 }

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::cell::OnceCell;
 
 use crate::maps::{self, Mapping};
+use crate::sys::PAGE;
 
 /// The heap may want to grow by this much, which is what small programs ever use; a larger one takes mappings instead.
 const HEAP_GROWS: usize = 64 << 20;
@@ -12,8 +13,6 @@ const STACK_GROWS: usize = 72 << 20;
 /// The first address of user space that programs use (vm.mmap_min_addr), and the first beyond it.
 const LOWEST: usize = 0x10000;
 const HIGHEST: usize = 0x7fff_ffff_f000;
-
-const PAGE: usize = 4096;
 
 /// How it was at one moment: when somebody first asked.
 pub struct Room {

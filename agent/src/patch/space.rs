@@ -1,31 +1,24 @@
 //! Address space for what patched sites jump to: thunks near their sites, and single pages exactly where a punned jump leads.
 //!
-//! A page is never writable where it is executable: each is a memory file mapped twice. All under the region lock.
+//! All under the region lock.
 
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 
-use libc::{MAP_FIXED_NOREPLACE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE};
-
 use super::room::Room;
 use super::{frames, registry};
 use crate::region::Guard;
-use crate::sys;
+use crate::sys::PAGE;
+use crate::twin::{self, Twin};
 
-pub const PAGE: usize = 4096;
 /// Thunks are placed in slots of this size, so that a thunk is found from any address in it.
 pub const SLOT: usize = 1024;
 pub const POOL: usize = 16 * PAGE;
 /// How far a jump with 32 bits of displacement surely reaches, from anywhere in a site to anywhere in a pool.
 const REACH: usize = (1 << 31) - 2 * POOL;
-/// What a page where punned jumps arrive holds: jumps on, to thunks.
-const LANDING: usize = 14;
-
-/// The same bytes, to be run and to be written.
-struct Twin {
-    executable: usize,
-    writable: usize,
-}
+/// What a page where punned jumps arrive holds: jumps on, to thunks: jmp [rip + 0], and behind it the address.
+pub const LANDING_JUMP: [u8; 6] = [0xff, 0x25, 0, 0, 0, 0];
+pub const LANDING: usize = LANDING_JUMP.len() + 8;
 
 struct Pool {
     place: Twin,
@@ -62,7 +55,7 @@ pub fn slot(lock: &Guard, room: &Room, near: usize) -> Option<usize> {
     let reaches = |pool: &Pool| pool.place.executable.abs_diff(near) < REACH && pool.used < POOL;
     if !space.pools.iter().any(reaches) {
         let at = room.gap_near(near, POOL).filter(|at| at.abs_diff(near) < REACH)?;
-        let place = map_twice(at, POOL)?;
+        let place = twin::map(Some(at), POOL)?;
         registry::add_pool(at);
         space.pools.push(Pool { place, used: 0 });
     }
@@ -101,7 +94,7 @@ pub fn land(lock: &Guard, room: &Room, at: usize, target: usize) -> bool {
         if !room.is_free(page) {
             return None;
         }
-        let place = map_twice(page, PAGE)?;
+        let place = twin::map(Some(page), PAGE)?;
         registry::add_landing(page);
         space.landings.push(Landing { place, taken: Vec::new() });
         Some(space.landings.len() - 1)
@@ -116,9 +109,9 @@ pub fn land(lock: &Guard, room: &Room, at: usize, target: usize) -> bool {
         return false;
     }
     landing.taken.push((offset, target));
-    // jmp [rip + 0], and behind it the address
-    let mut jump = [0xff, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    jump[6..].copy_from_slice(&(target as u64).to_le_bytes());
+    let mut jump = [0; LANDING];
+    jump[..LANDING_JUMP.len()].copy_from_slice(&LANDING_JUMP);
+    jump[LANDING_JUMP.len()..].copy_from_slice(&(target as u64).to_le_bytes());
     // SAFETY: inside the page's writable mapping, at bytes that nothing else uses.
     unsafe { core::ptr::copy_nonoverlapping(jump.as_ptr(), (landing.place.writable + offset) as *mut u8, jump.len()) };
     frames::tell_landing(lock, at, LANDING, target);
@@ -140,30 +133,4 @@ pub fn after_fork(lock: &Guard) {
         let is_free = |offset: &usize| !jumps.iter().any(|taken| taken.0 == *offset);
         landing.taken.extend((0..PAGE).step_by(LANDING).filter(is_free).map(|offset| (offset, 0)));
     }
-}
-
-fn map_twice(at: usize, length: usize) -> Option<Twin> {
-    let name = b"mmiotap-thunks\0";
-    // SAFETY: the name is NUL-terminated.
-    let fd = unsafe { sys::syscall3(libc::SYS_memfd_create, name.as_ptr() as usize, libc::MFD_CLOEXEC as usize, 0) };
-    if sys::is_error(fd) {
-        return None;
-    }
-    // SAFETY: a file of our own; new mappings disturb nothing.
-    let (executable, writable) = unsafe {
-        sys::syscall3(libc::SYS_ftruncate, fd as usize, length, 0);
-        let executable = sys::mmap(at, length, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED_NOREPLACE, fd as i32, 0);
-        let writable = sys::mmap(sys::own_place(length), length, PROT_READ | PROT_WRITE, MAP_SHARED, fd as i32, 0);
-        (executable, writable)
-    };
-    sys::close(fd);
-    let is_there = !sys::is_error(executable) && executable as usize == at;
-    if is_there && !sys::is_error(writable) {
-        return Some(Twin { executable: at, writable: writable as usize });
-    }
-    for place in [executable, writable].into_iter().filter(|&place| !sys::is_error(place)) {
-        // SAFETY: just made, and not used. (Kernels before 4.17 take MAP_FIXED_NOREPLACE for a wish.)
-        unsafe { sys::munmap(place as usize, length) };
-    }
-    None
 }

@@ -14,6 +14,7 @@ use super::site::{self, Class};
 use crate::fault::allows;
 use crate::patch::Patch;
 use crate::smp::{self, Way};
+use crate::sys::PAGE;
 use crate::thread::Thread;
 use crate::{arena, patch, region};
 
@@ -21,7 +22,6 @@ use super::Frame;
 
 /// Asynchronous signals wait for so many instructions: some microseconds.
 const MOST: usize = 256;
-const PAGE: usize = 4096;
 const LONGEST: usize = 15;
 
 /// Runs what follows the access that the instruction at `accessed` made, from where the frame stands.

@@ -1,11 +1,8 @@
-//! Where out-of-line instructions live: one memory file mapped twice, writable here, executable there, so that no page
-//! is ever both.
-//!
-//! The mapping is shared with forked children, and so is the count of slots in use, which is the file's first word.
+//! Where out-of-line instructions live. Forked children share it, and so the count of slots in use, which is its first word.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::sys;
+use crate::twin;
 
 const SIZE: usize = 8 * 1024 * 1024;
 const SLOT: usize = 32;
@@ -13,27 +10,12 @@ const SLOT: usize = 32;
 static WRITABLE: AtomicUsize = AtomicUsize::new(0);
 static EXECUTABLE: AtomicUsize = AtomicUsize::new(0);
 
-/// Makes the two mappings. Where the system refuses (no memfd, no execution from it) every access is stepped instead.
+/// Where the system refuses it every access is stepped instead.
 pub fn prepare() {
-    let name = b"mmiotap-code\0";
-    // SAFETY: the name is NUL-terminated.
-    let fd = unsafe { sys::syscall3(libc::SYS_memfd_create, name.as_ptr() as usize, libc::MFD_CLOEXEC as usize, 0) };
-    if sys::is_error(fd) {
-        return;
-    }
-    // SAFETY: a file of our own; new mappings disturb nothing.
-    unsafe {
-        sys::syscall3(libc::SYS_ftruncate, fd as usize, SIZE, 0);
-        let flags = libc::MAP_SHARED;
-        let writable = sys::mmap(sys::own_place(SIZE), SIZE, libc::PROT_READ | libc::PROT_WRITE, flags, fd as i32, 0);
-        let executable = sys::mmap(sys::own_place(SIZE), SIZE, libc::PROT_READ | libc::PROT_EXEC, flags, fd as i32, 0);
-        if !sys::is_error(writable) && !sys::is_error(executable) {
-            used(writable as usize).store(SLOT, Ordering::Relaxed);
-            WRITABLE.store(writable as usize, Ordering::Relaxed);
-            EXECUTABLE.store(executable as usize, Ordering::Relaxed);
-        }
-    }
-    sys::close(fd);
+    let Some(twin) = twin::map(None, SIZE) else { return };
+    used(twin.writable).store(SLOT, Ordering::Relaxed);
+    WRITABLE.store(twin.writable, Ordering::Relaxed);
+    EXECUTABLE.store(twin.executable, Ordering::Relaxed);
 }
 
 fn used(writable: usize) -> &'static AtomicUsize {

@@ -3,6 +3,7 @@
 pub mod ahead;
 pub mod cfi;
 mod code;
+pub mod cpu;
 mod decode;
 pub mod exec;
 pub mod frame;
@@ -16,9 +17,14 @@ pub mod thunk;
 pub mod told;
 mod vector;
 
-pub use code::prepare;
 pub use decode::warm_up;
 pub use frame::Frame;
 pub use run::{Registers, SA_RESTORER, recover, restorer, runs, signal_entry};
 pub use spawn::spawn;
 pub use vector::{reset_control_words, vector_state_size};
+
+/// Before anything else here is used.
+pub fn prepare() {
+    cpu::prepare();
+    code::prepare();
+}

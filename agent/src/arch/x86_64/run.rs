@@ -46,7 +46,7 @@ impl Registers {
 }
 
 /// x87, SSE, AVX and the three of AVX-512 (SDM volume 1, 13.1); never PKRU, which guards the agent's own memory too.
-const COMPONENTS: u64 = 0xe7;
+pub const COMPONENTS: u64 = 0xe7;
 /// Linux, asm/sigcontext.h: struct _fpx_sw_bytes at byte 464 of the frame's state tells what follows it.
 const MAGIC_OFFSET: usize = 464;
 const MAGIC: u32 = 0x4650_5853;

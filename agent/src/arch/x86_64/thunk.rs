@@ -18,6 +18,7 @@ use iced_x86::{Code, Encoder, EncodingKind, Instruction, MemoryOperand, Mnemonic
 
 use super::Frame;
 use super::cfi::Cfi;
+use super::cpu;
 use super::decode::without_absolute_address;
 use super::frame::{DIRECTION_FLAG, RAX, RCX, RDI, RDX, RSI, RSP, STATUS_FLAGS};
 use super::log::{self, Routine};
@@ -87,13 +88,6 @@ fn is_wide_move(instruction: &Instruction) -> bool {
     moves && matches!(instruction.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
 }
 
-/// Does the processor have BMI2 (CPUID 7, ebx bit 8), whose shifts leave the flags alone?
-#[allow(unused_unsafe)] // __cpuid was unsafe to call in older Rust
-fn has_flagless_shifts() -> bool {
-    // SAFETY: every x86-64 processor has the instruction; those without the leaf answer with their highest one's data.
-    unsafe { core::arch::x86_64::__cpuid(0).eax >= 7 && core::arch::x86_64::__cpuid_count(7, 0).ebx & (1 << 8) != 0 }
-}
-
 /// The code of a site's thunk for this address, and what unwinders must know of it. None: it cannot be encoded there.
 pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk, Cfi)> {
     let thunk = Thunk { start, ..Thunk::default() };
@@ -102,7 +96,7 @@ pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk, 
     let is_wide = site.width > 8;
     let on_copy = with_operand_at(&site.instruction, Register::RSP, COPY);
     code.lea_rsp(-FRAME);
-    if has_flagless_shifts() {
+    if cpu::has(&cpu::BMI2) {
         code.first_look(site)?;
     }
     if site.class == Class::Store && !is_wide {

@@ -2,10 +2,10 @@
 //! in the standard format (SDM volume 1, chapter 13).
 
 use core::arch::asm;
-use core::arch::x86_64::{__cpuid_count, CpuidResult};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::cpu::{self, cpuid};
 use super::run::Registers;
 use crate::thread::Thread;
 
@@ -25,9 +25,8 @@ const ZMM_UPPER: u32 = 6;
 /// zmm16 to zmm31, whole.
 const ZMM_HIGH: u32 = 7;
 
-/// The leaf of CPUID that tells of XSAVE, and the bit of leaf 1 (ecx) that says that the system uses it.
+/// The leaf of CPUID that tells of XSAVE.
 const XSAVE_LEAF: u32 = 0xd;
-const OSXSAVE: u32 = 1 << 27;
 
 /// What CPUID said, which is slow to ask in a virtual machine; 0: not asked yet. A component's is offset << 32 | size.
 static STATE_SIZE: AtomicUsize = AtomicUsize::new(0);
@@ -40,7 +39,7 @@ pub fn vector_state_size() -> usize {
         return known;
     }
     let mut size = LEGACY;
-    if cpuid(1, 0).ecx & OSXSAVE != 0 {
+    if cpu::has(&cpu::XSAVE) {
         // The opmask registers (component 5) lie in front of ZMM_UPPER.
         let ends = [AVX, ZMM_UPPER, ZMM_HIGH].map(|component| {
             let (offset, size) = extent(component);
@@ -61,12 +60,6 @@ pub(super) fn extent(component: u32) -> (usize, usize) {
     }
     let extent = known.load(Ordering::Relaxed);
     ((extent >> 32) as usize, extent as u32 as usize)
-}
-
-#[allow(unused_unsafe)] // it was unsafe to call in older Rust
-fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
-    // SAFETY: every x86-64 processor has the instruction.
-    unsafe { __cpuid_count(leaf, subleaf) }
 }
 
 /// The floating-point control words that the kernel gives a signal handler to start with (they may be the program's own, for

@@ -1,0 +1,40 @@
+//! Memory for code: a memory file mapped twice, executable here, writable there, so that no page is ever both.
+
+use libc::{MAP_FIXED_NOREPLACE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE};
+
+use crate::sys;
+
+/// The same bytes, to be run and to be written. Forked children share them.
+pub struct Twin {
+    pub executable: usize,
+    pub writable: usize,
+}
+
+/// New ones, all zero; to be run at exactly this address, or anywhere. None: the address is taken, or the system refuses (no
+/// memfd, no execution from it).
+pub fn map(at: Option<usize>, length: usize) -> Option<Twin> {
+    let name = b"mmiotap-code\0";
+    // SAFETY: the name is NUL-terminated.
+    let fd = unsafe { sys::syscall3(libc::SYS_memfd_create, name.as_ptr() as usize, libc::MFD_CLOEXEC as usize, 0) };
+    if sys::is_error(fd) {
+        return None;
+    }
+    let (wish, fixed) = at.map_or_else(|| (sys::own_place(length), 0), |at| (at, MAP_FIXED_NOREPLACE));
+    // SAFETY: a file of our own; new mappings disturb nothing.
+    let (executable, writable) = unsafe {
+        sys::syscall3(libc::SYS_ftruncate, fd as usize, length, 0);
+        let executable = sys::mmap(wish, length, PROT_READ | PROT_EXEC, MAP_SHARED | fixed, fd as i32, 0);
+        let writable = sys::mmap(sys::own_place(length), length, PROT_READ | PROT_WRITE, MAP_SHARED, fd as i32, 0);
+        (executable, writable)
+    };
+    sys::close(fd);
+    let is_there = !sys::is_error(executable) && at.is_none_or(|at| at == executable as usize);
+    if is_there && !sys::is_error(writable) {
+        return Some(Twin { executable: executable as usize, writable: writable as usize });
+    }
+    for place in [executable, writable].into_iter().filter(|&place| !sys::is_error(place)) {
+        // SAFETY: just made, and not used. (Kernels before 4.17 take MAP_FIXED_NOREPLACE for a wish.)
+        unsafe { sys::munmap(place as usize, length) };
+    }
+    None
+}
