@@ -150,7 +150,7 @@ class Arena:
         with store.new_file(path) as file:
             _reserve(file.fileno(), segments, path)
             file.write(head)
-            # What the program takes first is to be in memory. Written pages cost it less than those that a touch has made.
+            # What the program takes first is to be in memory: written pages cost it less than touched ones.
             file.seek(layout.SEGMENTS_OFFSET)
             file.write(bytes(min(segments, layout.SEGMENTS_AT_HAND) * layout.SEGMENT_SIZE))
         return cls(path, writable=True)
