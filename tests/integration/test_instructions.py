@@ -58,12 +58,17 @@ def stepped(folder: Path, request: pytest.FixtureRequest) -> Outcome:
     return trace_all(folder, "--smp", request.param)
 
 
-def trace_all(folder: Path, option: str, word: str) -> Outcome:
+@pytest.fixture(scope="module", params=["emulate", "lock"])
+def outside(folder: Path, request: pytest.FixtureRequest) -> Outcome:
+    return trace_all(folder, "--engine", "ptrace", "--smp", request.param, rounds=2)
+
+
+def trace_all(folder: Path, *options: str, rounds: int = ROUNDS) -> Outcome:
     """All cases under ``mmiotap record``. One that ends the program is noted; the next recording goes on behind it."""
     outcome = Outcome()
     first = crashes = 0
     while first < len(CASES) and crashes < MAX_CRASHES:
-        trace = folder / f"{word}-{first}.mmiotap"
+        trace = folder / f"{'-'.join(options)}-{first}.mmiotap"
         record = [
             *MMIOTAP,
             "record",
@@ -72,16 +77,15 @@ def trace_all(folder: Path, option: str, word: str) -> Outcome:
             str(trace),
             "--map",
             str(folder / "device"),
-            option,
-            word,
+            *options,
             "--",
         ]
-        status, stdout, stderr = run([*record, *runner(folder, first)], folder)
+        status, stdout, stderr = run([*record, *runner(folder, first, rounds)], folder)
         started = list(records(folder))
         assert started, f"the program did not run: {status} {stdout} {stderr}"
         note_differences(stdout, outcome)
         complete = len(started) - (status not in (0, 1))
-        check_trace(trace, started[:complete], outcome)
+        check_trace(trace, started[:complete], outcome, rounds)
         first += len(started)
         if status not in (0, 1):
             outcome.wrong[CASES[first - 1].name].append(f"it ended the program: status {status}, {stderr.strip()}")
@@ -122,13 +126,22 @@ def test_stepped(name: str, stepped: Outcome) -> None:
     assert name in stepped.ran
 
 
+@pytest.mark.parametrize("name", [case.name for case in CASES])
+@pytest.mark.timeout(600)
+def test_from_outside(name: str, outside: Outcome) -> None:
+    """The same, by the ptrace engine."""
+    wrong = outside.wrong.get(name, [])
+    assert wrong == []
+    assert name in outside.ran
+
+
 def test_stepping_tells_the_value_of_a_move(stepped: Outcome) -> None:
     words = "mov movabs movb movw movl movzbl movswl movups movdqu movaps vmovdqu movnti xchg pushq popq call jmp stosb"
     assert {name for name in stepped.untold if name.split()[0] in words.split()} == set()
 
 
-def runner(folder: Path, first: int) -> list[str]:
-    words = [folder / "runner", folder / "device", folder / "results", ROUNDS, first, len(CASES)]
+def runner(folder: Path, first: int, rounds: int = ROUNDS) -> list[str]:
+    words = [folder / "runner", folder / "device", folder / "results", rounds, first, len(CASES)]
     return [str(word) for word in words]
 
 
@@ -157,7 +170,7 @@ def note_differences(stdout: str, outcome: Outcome) -> None:
         outcome.wrong[name].append(f"round {what}")
 
 
-def check_trace(trace: Path, started: list[tuple[int, int, bytes, bytes]], outcome: Outcome) -> None:
+def check_trace(trace: Path, started: list[tuple[int, int, bytes, bytes]], outcome: Outcome, rounds: int) -> None:
     """The rows between two marks are those of one run of one case."""
     runs = rows_by_case(trace)
     content = program.content()
@@ -166,8 +179,8 @@ def check_trace(trace: Path, started: list[tuple[int, int, bytes, bytes]], outco
         outcome.ran.add(case.name)
         wrong = outcome.wrong[case.name]
         want = expected.rows(case, content, before, after)
-        if len(runs[number]) != ROUNDS:
-            wrong.append(f"{len(runs[number])} runs are in the trace instead of {ROUNDS}")
+        if len(runs[number]) != rounds:
+            wrong.append(f"{len(runs[number])} runs are in the trace instead of {rounds}")
         for round_, rows in enumerate(runs[number]):
             if stray := {hex(at) for _, at in rows if at != pc}:
                 wrong.append(f"round {round_}: the instruction is at {pc:#x}, rows are from {stray}")

@@ -15,7 +15,7 @@ The registers that moved an operand are put right before anybody can see them.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,7 +24,7 @@ from iced_x86 import Mnemonic
 from mmiotap.kmmio.access import Access, Phase, Verdict
 from mmiotap.kmmio.probe import Probe
 from mmiotap.sources.ptrace.calls import Registers, SignalInfo
-from mmiotap.sources.ptrace.instruction import ALL, GENERAL, Form, Instruction, Operand
+from mmiotap.sources.ptrace.instruction import ALL, GENERAL, HINTS, Form, Instruction, Operand
 from mmiotap.sources.ptrace.instruction import Part as RegisterPart
 from mmiotap.sources.ptrace.maps import READ, WRITE
 from mmiotap.sources.ptrace.regions import Part
@@ -33,8 +33,10 @@ from mmiotap.sources.ptrace.thread import Thread
 from mmiotap.trace import layout
 
 _LOCKED_UNKNOWN = layout.VALUE_UNKNOWN | layout.REASON_LOCKED << layout.REASON_SHIFT
-_NOT_DECODED = layout.VALUE_UNKNOWN | layout.REASON_NOT_DECODED << layout.REASON_SHIFT
+_STEPPED_UNKNOWN = layout.VALUE_UNKNOWN | layout.REASON_STEPPED << layout.REASON_SHIFT
 _RFLAGS_ZERO = 0x40
+#: What they write is what was there plus something that does not depend on it.
+_ADDITIONS = (Mnemonic.ADD, Mnemonic.ADC, Mnemonic.SUB, Mnemonic.SBB, Mnemonic.INC, Mnemonic.DEC)
 _NAMES = (*GENERAL, "rip")
 
 
@@ -127,7 +129,11 @@ class Making:
     def taken_apart(self) -> bool:
         """Whether it has to be, and can be."""
         hooked = any(target.hooks for target in self.targets)
-        return self.movable and (self.instruction.form is Form.PLAIN or hooked)
+        return self.movable and (self.instruction.form is Form.PLAIN or self._adds or hooked)
+
+    @property
+    def _adds(self) -> bool:
+        return self.instruction.form is Form.ATOMIC and self.instruction.mnemonic in _ADDITIONS
 
     def make(self, deltas: Sequence[int], engine: "Answers", opened: bool) -> SignalInfo | None:
         """Make it, where the device is reachable ``deltas`` further for each target. None: done. Else the fault it met.
@@ -162,7 +168,7 @@ class Making:
         """Kind, value and flags of each half of an access that was made in one."""
         form, part, width = self.instruction.form, self.instruction.part, target.operand.width
         if form is Form.OPAQUE:
-            return [(layout.UNKNOWN, None, 0)]
+            return [] if self.instruction.mnemonic in HINTS else [(layout.UNKNOWN, None, 0)]
         if form is Form.LOAD:
             value = self._part_value(part, self._after) if part else None
             return [(layout.READ, value, 0)]
@@ -174,12 +180,17 @@ class Making:
             values = self._atomic_values(width)
             unknown = 0 if values else _LOCKED_UNKNOWN
             return [(kind, values[n] if values else None, unknown) for n, kind in enumerate(kinds)]
-        return [(kind, None, _NOT_DECODED) for kind in kinds]
+        return [(kind, None, _STEPPED_UNKNOWN) for kind in kinds]
 
     def _atomic_values(self, width: int) -> tuple[int, int] | None:
         """What was there and what was written, where the registers tell."""
         part, mask = self.instruction.part, (1 << 8 * width) - 1
-        if part is None or part.vector:
+        if self.instruction.mnemonic in (Mnemonic.CMPXCHG8B, Mnemonic.CMPXCHG16B):
+            half = 4 * width
+            succeeded = self._after.eflags & _RFLAGS_ZERO
+            old = _pair(self._before if succeeded else self._after, "rdx", "rax", half)
+            return old, _pair(self._before, "rcx", "rbx", half) if succeeded else old
+        if part is None:
             return None
         given, got = self._part_value(part, self._before), self._part_value(part, self._after)
         match self.instruction.mnemonic:
@@ -203,9 +214,12 @@ class Making:
     def _apart(self, deltas: Sequence[int], engine: "Answers", flags: int) -> None:
         scratch = self._space.the_scratch()
         copies = [scratch.copy_at(number) for number in range(len(self.targets))]
+        if self._adds and not any(target.hooks for target in self.targets):
+            self._add(deltas, engine, flags)
+            return
         for target, delta, copy in zip(self.targets, deltas, copies, strict=True):
             if target.operand.reads:
-                access = self._access(target, "read", None, flags)
+                access = self._access(target, "read", None, flags, engine.name_of)
                 engine.before(target.hooks, access)
                 if access.verdict is Verdict.ANSWER:
                     value = access.value or 0
@@ -220,7 +234,7 @@ class Making:
         for target, delta, copy in zip(self.targets, deltas, copies, strict=True):
             if target.operand.writes:
                 value = int.from_bytes(self._space.read(copy, target.operand.width), "little")
-                access = self._access(target, "write", value, flags)
+                access = self._access(target, "write", value, flags, engine.name_of)
                 engine.before(target.hooks, access)
                 value = value if access.value is None else access.value
                 if access.verdict is not Verdict.SWALLOW:
@@ -228,6 +242,20 @@ class Making:
                 access.made(value)
                 engine.after(target.hooks, access)
                 self._tell(engine, target, layout.WRITE, value, flags)
+
+    def _add(self, deltas: Sequence[int], engine: "Answers", flags: int) -> None:
+        """A locked addition: run on a copy of zero it tells what it adds, and a locked xadd of ours what was there."""
+        [target], [delta], scratch = self.targets, deltas, self._space.the_scratch()
+        width, copy = target.operand.width, scratch.copy_at(0)
+        self._space.write(copy, bytes(width))
+        self._run([copy - target.address], engine)
+        added = int.from_bytes(self._space.read(copy, width), "little")
+        old = scratch.add(self.thread, target.address + delta, width, added)
+        self._space.write(copy, old.to_bytes(width, "little"))
+        self.thread.set_registers(self._before)
+        self._run([copy - target.address], engine)  # for its registers and flags
+        self._tell(engine, target, layout.READ, old, flags)
+        self._tell(engine, target, layout.WRITE, (old + added) & ((1 << 8 * width) - 1), flags)
 
     # Both
 
@@ -259,7 +287,9 @@ class Making:
         written = self.instruction.written.get(name, 0)
         return (int(getattr(self._before, name)) & ~written | now & written) & ALL
 
-    def _access(self, target: Touched, kind: str, value: int | None, flags: int) -> Access:
+    def _access(
+        self, target: Touched, kind: str, value: int | None, flags: int, name_of: Callable[[int, int], str] | None
+    ) -> Access:
         return Access(
             kind,
             target.address,
@@ -275,6 +305,7 @@ class Making:
             flags | self._flags(target),
             Phase.PRE,
             self._named_registers,
+            name_of,
         )
 
     def _named_registers(self) -> dict[str, int]:
@@ -298,15 +329,22 @@ class Making:
         observers = [probe for probe in target.probes if probe.pre or probe.post]
         if observers := [probe for probe in observers if not probe.hook or not self.taken_apart]:
             word = {layout.READ: "read", layout.WRITE: "write"}.get(kind, "unknown")
-            access = self._access(target, word, value, flags)
+            access = self._access(target, word, value, flags, engine.name_of)
             access.phase = Phase.OVER
             engine.observed(observers, access)
+
+
+def _pair(registers: Registers, high: str, low: str, bits: int) -> int:
+    """A value in two registers."""
+    mask = (1 << bits) - 1
+    return (int(getattr(registers, high)) & mask) << bits | int(getattr(registers, low)) & mask
 
 
 class Answers(Protocol):
     """What an access needs of the engine while it is being made."""
 
     log: Log | None
+    name_of: Callable[[int, int], str] | None
 
     def before(self, probes: Sequence[Probe], access: Access) -> None: ...
 

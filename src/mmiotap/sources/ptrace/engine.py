@@ -51,7 +51,8 @@ class Engine:
     """Traces a process, its threads, and the processes that it forks.
 
     ``rules`` select mappings that are recorded into ``log``, as ``record --map`` does; places that are probed come by
-    :meth:`probe`. ``way`` is one of ways.WAYS. ``report`` gets a line for whatever a user should know.
+    :meth:`probe`. ``way`` is one of ways.WAYS. ``report`` gets a line for whatever a user should know, ``name_of`` names
+    code by process and address.
 
     >>> engine = Engine(report=print)
     >>> engine.attach(1234)  # doctest: +SKIP
@@ -67,11 +68,13 @@ class Engine:
         rules: Sequence[str] = (),
         log: Log | None = None,
         report: Callable[[str], None],
+        name_of: Callable[[int, int], str] | None = None,
         enabled: bool = True,
     ) -> None:
         if way not in WAYS:
             raise MmiotapError(f"the ptrace engine has no way {way!r}; it has {', '.join(WAYS)}")
         self.log = log
+        self.name_of = name_of
         self.pid = 0
         self.exit_code: int | None = None  #: once the process has ended: its status, or minus the signal it died of
         self.left_behind: list[int] = []  #: when it is over: processes that were traced, and run on

@@ -44,9 +44,14 @@ def _mnemonics(words: str) -> frozenset[int]:
 
 _MOVES = _mnemonics(
     "MOV MOVZX MOVSX MOVSXD MOVD MOVQ MOVAPS MOVUPS MOVAPD MOVUPD MOVDQA MOVDQU LDDQU MOVNTDQA MOVNTI MOVNTDQ MOVNTPS "
-    "MOVNTPD VMOVD VMOVQ VMOVAPS VMOVUPS VMOVAPD VMOVUPD VMOVDQA VMOVDQU VLDDQU VMOVNTDQA VMOVNTDQ VMOVNTPS VMOVNTPD"
+    "MOVNTPD MOVNTSS MOVNTSD "
+    "VMOVD VMOVQ VMOVAPS VMOVUPS VMOVAPD VMOVUPD VMOVDQA VMOVDQU VLDDQU VMOVNTDQA VMOVNTDQ VMOVNTPS VMOVNTPD"
 )
-_NONTEMPORAL = _mnemonics("MOVNTI MOVNTQ MOVNTDQ MOVNTPS MOVNTPD MOVNTDQA VMOVNTDQ VMOVNTPS VMOVNTPD VMOVNTDQA")
+#: They touch nothing, though they fault.
+HINTS = _mnemonics("CLFLUSH CLFLUSHOPT CLWB")
+_NONTEMPORAL = _mnemonics(
+    "MOVNTI MOVNTQ MOVNTDQ MOVNTPS MOVNTPD MOVNTSS MOVNTSD MOVNTDQA VMOVNTDQ VMOVNTPS VMOVNTPD VMOVNTDQA"
+)
 #: With a register as second operand they count bits from the address on, beyond the operand.
 _BIT_STRINGS = _mnemonics("BT BTS BTR BTC")
 
@@ -89,6 +94,8 @@ class Operand:
     writes: bool
     bit: str | None  #: the register that counts bits from the address on
     handle: str | None  #: the register that can be changed to move the operand elsewhere, and does nothing else
+    mask: int = ALL  #: of an address without its segment: addresses may be computed in 32 bits
+    index_mask: int = ALL  #: of the index: xlat's is al
 
     def address(self, registers: Registers) -> int:
         """Where it is for a thread with these registers."""
@@ -96,7 +103,8 @@ class Operand:
         if self.base:
             address += getattr(registers, self.base)
         if self.index:
-            address += getattr(registers, self.index) * self.scale
+            address += (getattr(registers, self.index) & self.index_mask) * self.scale
+        address &= self.mask
         if self.segment:
             address += getattr(registers, self.segment)
         if self.bit:
@@ -138,13 +146,15 @@ def decode(code: bytes, address: int) -> Instruction:
     operands, clear, placed = [], True, True
     for memory in info.used_memory():
         width = MemorySizeExt.size(memory.memory_size) or MemorySizeExt.size(decoded.memory_size)
-        placed &= memory.address_size == CodeSize.CODE64 and memory.vsib_size == 0
+        placed &= memory.vsib_size == 0
         clear &= width in _WIDTHS and (string or memory.access not in _PERHAPS)
-        base, index = _NAME.get(memory.base), _NAME.get(memory.index)
+        base, index = (_NAME.get(Names.full_register(register)) for register in (memory.base, memory.index))
+        wide = memory.address_size == CodeSize.CODE64
         bit = None
         if decoded.mnemonic in _BIT_STRINGS and decoded.op1_kind == OpKind.REGISTER:
             bit = _NAME.get(Names.full_register(decoded.op1_register))
-        usable = [name for name in (base, index if memory.scale == 1 else None) if name]
+        usable = [name for name in (base, index if memory.scale == 1 else None) if name and wide]
+        handle = base if string and wide else next((name for name in usable if data.get(name, True)), None)
         operands.append(
             Operand(
                 base,
@@ -156,12 +166,14 @@ def decode(code: bytes, address: int) -> Instruction:
                 memory.access in _READS,
                 memory.access in _WRITES,
                 bit,
-                base if string else next((name for name in usable if data.get(name, True)), None),
+                handle,
+                ALL if wide else 0xFFFFFFFF,
+                (1 << 8 * Names.size(memory.index)) - 1 if index else 0,
             )
         )
     if not placed:
         operands = []
-    clear &= bool(operands) and decoded.op_mask == Register.NONE
+    clear &= bool(operands) and decoded.op_mask == Register.NONE and decoded.mnemonic not in HINTS
     form, part, immediate = _form(decoded, operands) if clear else (Form.OPAQUE, None, 0)
     flags = (layout.LOCKED if form is Form.ATOMIC else 0) | (layout.STRING if string else 0)
     flags |= layout.NONTEMPORAL if decoded.mnemonic in _NONTEMPORAL else 0

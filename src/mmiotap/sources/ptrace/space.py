@@ -28,6 +28,8 @@ _NO_CALL = (1 << 64) - 1
 #: One load and one store for each width, between the address in rdi and rax or the lowest vector register.
 _LOADS = {1: "8a07", 2: "668b07", 4: "8b07", 8: "488b07", 16: "0f1007", 32: "c5fc1007"}
 _STORES = {1: "8807", 2: "668907", 4: "8907", 8: "488907", 16: "0f1107", 32: "c5fc1107"}
+#: A locked addition of rax, which then holds what was there.
+_ADDS = {1: "f00fc007", 2: "66f00fc107", 4: "f00fc107", 8: "f0480fc107"}
 _CODE_SIZE = 16
 
 # Where registers are in the xsave area (SDM volume 1, 13.4): the legacy part, its header, and AVX's upper halves.
@@ -254,15 +256,15 @@ class Scratch:
     def __init__(self, space: Space, start: int) -> None:
         self.start = start
         self._space = space
-        widths = list(_LOADS)
-        self._load_at = {width: start + _CODE_SIZE * number for number, width in enumerate(widths)}
-        self._store_at = {width: start + _CODE_SIZE * (len(widths) + n) for n, width in enumerate(widths)}
+        self._code = [(kind, width) for kind in (_LOADS, _STORES, _ADDS) for width in kind]
 
     def fill(self) -> None:
         """Its code, written into memory that the process may only execute."""
-        for width, address in self._load_at.items():
-            self._space.write(address, bytes.fromhex(_LOADS[width]))
-            self._space.write(self._store_at[width], bytes.fromhex(_STORES[width]))
+        for kind, width in self._code:
+            self._space.write(self._at(kind, width), bytes.fromhex(kind[width]))
+
+    def _at(self, kind: dict[int, str], width: int) -> int:
+        return self.start + _CODE_SIZE * self._code.index((kind, width))
 
     def copy_at(self, number: int) -> int:
         """Where the copy of an operand can be, aligned for any."""
@@ -270,11 +272,15 @@ class Scratch:
 
     def load(self, thread: Thread, address: int, width: int) -> int:
         """One load of exactly this width, made by the thread. Raises Faulted."""
-        return self._run(thread, self._load_at[width], address, width, None)
+        return self._run(thread, self._at(_LOADS, width), address, width, None)
 
     def store(self, thread: Thread, address: int, width: int, value: int) -> None:
         """One store of exactly this width, made by the thread. Raises Faulted."""
-        self._run(thread, self._store_at[width], address, width, value)
+        self._run(thread, self._at(_STORES, width), address, width, value)
+
+    def add(self, thread: Thread, address: int, width: int, value: int) -> int:
+        """One locked addition, made by the thread; what was there before. Raises Faulted."""
+        return self._run(thread, self._at(_ADDS, width), address, width, value)
 
     def _run(self, thread: Thread, code: int, address: int, width: int, value: int | None) -> int:
         before = thread.registers()
