@@ -25,17 +25,25 @@ pub fn contains(address: usize) -> bool {
 
 /// Maps the arena file. False: there is none, or it is not one we understand; the program then runs untraced.
 pub fn attach(path: &[u8]) -> bool {
+    // Room for every segment the recorder may ever add, so that growing needs no descriptor here.
+    let length = SEGMENTS_OFFSET + MAX_SEGMENTS * SEGMENT_SIZE;
+    let Some(mapped) = map_shared(path, &MAGIC, VERSION, length) else { return false };
+    LENGTH.store(length, Ordering::Relaxed);
+    BASE.store(mapped, Ordering::Release);
+    true
+}
+
+/// Maps a file that the recorder has made for us, if it is there and begins with these. The path is NUL-terminated.
+pub fn map_shared(path: &[u8], magic: &[u8; 8], version: u32, length: usize) -> Option<usize> {
     let fd = sys::open(path, libc::O_RDWR | libc::O_CLOEXEC);
     if sys::is_error(fd) {
-        return false;
+        return None;
     }
     let mut head = [0u8; 16];
     let known =
-        sys::read(fd, &mut head) == 16 && head[..8] == MAGIC && head[H_VERSION..H_VERSION + 4] == VERSION.to_le_bytes();
-    let length = SEGMENTS_OFFSET + MAX_SEGMENTS * SEGMENT_SIZE;
+        sys::read(fd, &mut head) == 16 && head[..8] == *magic && head[H_VERSION..H_VERSION + 4] == version.to_le_bytes();
     let mut mapped = -1;
     if known {
-        // Room for every segment the recorder may ever add, so that growing needs no descriptor here.
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
         // SAFETY: a new mapping disturbs nothing.
         mapped =
@@ -43,16 +51,14 @@ pub fn attach(path: &[u8]) -> bool {
     }
     sys::close(fd);
     if !known || sys::is_error(mapped) {
-        return false;
+        return None;
     }
     // SAFETY: our own mapping; its contents need not be in the program's core files.
     unsafe { sys::syscall3(libc::SYS_madvise, mapped as usize, length, libc::MADV_DONTDUMP as usize) };
-    LENGTH.store(length, Ordering::Relaxed);
-    BASE.store(mapped as usize, Ordering::Release);
-    true
+    Some(mapped as usize)
 }
 
-/// The page at this address has gone from the file: other memory takes its place, which nobody reads.
+/// The page at this address, of the arena or the hooks' channel, has gone from its file: other memory takes its place, which nobody reads.
 pub fn detach(address: usize) {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
     // SAFETY: a page of our own mapping.
@@ -217,6 +223,11 @@ impl Segment {
     }
 }
 
+/// What the recorder counts up while it lives.
+pub fn heartbeat() -> u32 {
+    word(H_HEARTBEAT).load(Ordering::Relaxed)
+}
+
 /// Does the recorder still run? Called by threads that wait for it; asks the file system only when its heart stands still.
 #[inline(never)]
 pub fn recorder_alive() -> bool {
@@ -228,7 +239,7 @@ pub fn recorder_alive() -> bool {
         return false;
     }
     let now = sys::monotonic_ns();
-    let beat = word(H_HEARTBEAT).load(Ordering::Relaxed);
+    let beat = heartbeat();
     if LAST_BEAT.swap(beat, Ordering::Relaxed) != beat || LAST_SEEN_NS.load(Ordering::Relaxed) == 0 {
         LAST_SEEN_NS.store(now, Ordering::Relaxed);
         return true;
@@ -246,7 +257,7 @@ pub fn recorder_alive() -> bool {
 }
 
 /// When a process started, in the kernel's ticks; None when there is no such process, or a zombie.
-fn process_start(pid: u32) -> Option<u64> {
+pub fn process_start(pid: u32) -> Option<u64> {
     const STATE: usize = 3;
     const START: usize = 22;
     let stat = Stat::of_process(pid)?;

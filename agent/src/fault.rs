@@ -9,7 +9,7 @@ use crate::patch::{self, Patch, registry};
 use crate::region::{self, Region};
 use crate::step::Hit;
 use crate::thread::{self, Fault};
-use crate::{arena, arming, held, lookaside, park, signals, smp, step};
+use crate::{arena, arming, held, hook, lookaside, park, signals, smp, step};
 
 /// Where si_addr is in a siginfo_t (asm-generic/siginfo.h).
 const SI_ADDR: usize = 16;
@@ -60,7 +60,7 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
     let region = match region::find(touched) {
         Some(region) if !frame.is_fetch() && allows(&region, frame.is_write()) => region,
         _ => {
-            step::abandon(frame);
+            abandon(frame);
             return Verdict::Program(SIGSEGV);
         }
     };
@@ -68,7 +68,7 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
         Hit::New => {}
         Hit::Same => return Verdict::Taken,
         Hit::Program => {
-            step::abandon(frame);
+            abandon(frame);
             return Verdict::Program(SIGSEGV);
         }
     }
@@ -122,7 +122,10 @@ fn access(
             match site.patch().filter(|patch| patch.is_active()) {
                 Some(patch) if !from_thunk => patch::look_again(patch),
                 None if outcome == Outcome::Done => {
-                    patch::count(site);
+                    // A site that is hooked traps again in any case.
+                    if !hook::covers(touched, 1) {
+                        patch::count(site);
+                    }
                     ahead::go_on(thread, frame, site.pc);
                 }
                 _ => {}
@@ -134,6 +137,9 @@ fn access(
     match outcome {
         Outcome::Done => Verdict::Taken,
         Outcome::Step => {
+            if let Some(thread) = thread::current().filter(|_| logging) {
+                hook::before_step(thread, frame, site, region, touched);
+            }
             // What stands at a patched site is a jump; in its thunk is the instruction.
             match site {
                 Some(site) if smp::emulates(region) => patch::note_stepped(site),
@@ -143,7 +149,11 @@ fn access(
             if let Some(patch) = site.and_then(Site::patch) {
                 frame.set_pc(patch.thunk.original());
             }
-            if step::begin(frame, site, touched, logging) { Verdict::Taken } else { Verdict::Program(SIGSEGV) }
+            if step::begin(frame, site, touched, logging) {
+                return Verdict::Taken;
+            }
+            hook::forget_step();
+            Verdict::Program(SIGSEGV)
         }
         Outcome::Fault => {
             let Some(thread) = thread::current() else { return Verdict::Program(SIGSEGV) };
@@ -167,8 +177,8 @@ fn bus(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
         return Verdict::Program(SIGBUS);
     }
     let address = address_of(info);
-    if arena::contains(address) {
-        // The arena's file was cut short. The program must not suffer: it writes to memory that nobody reads.
+    if arena::contains(address) || hook::contains(address) {
+        // The file was cut short. The program must not suffer: it writes to memory that nobody reads.
         arena::detach(address);
         return Verdict::Taken;
     }
@@ -176,7 +186,7 @@ fn bus(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
         return Verdict::Taken;
     }
     leave_thunk(info, frame);
-    step::abandon(frame);
+    abandon(frame);
     Verdict::Program(SIGBUS)
 }
 
@@ -189,7 +199,7 @@ fn arithmetic(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
         if leave_thunk(info, frame).is_some() {
             set_address(info, frame.pc());
         }
-        step::abandon(frame);
+        abandon(frame);
     }
     Verdict::Program(SIGFPE)
 }
@@ -211,7 +221,14 @@ fn trap(info: &siginfo_t, frame: &mut Frame) -> Verdict {
     }
     // A debug trap without a step of ours belongs to somebody else.
     let stepped = step::finish(info, frame);
+    hook::after_step();
     if held::go_on(info, frame) || stepped { Verdict::Taken } else { Verdict::Program(SIGTRAP) }
+}
+
+/// A step whose access is the program's own fault.
+fn abandon(frame: &mut Frame) {
+    step::abandon(frame);
+    hook::forget_step();
 }
 
 /// If the agent was running something for the program, lets that see the fault.

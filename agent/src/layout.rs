@@ -90,6 +90,7 @@ pub const PATCHED: u32 = 0x8;
 pub const STRING: u32 = 0x10;
 pub const NONTEMPORAL: u32 = 0x20;
 pub const STEPPED: u32 = 0x40;
+pub const HOOKED: u32 = 0x80;
 pub const REASON_SHIFT: u32 = 8;
 pub const REASON_LOCKED: u32 = 1;
 pub const REASON_NOT_DECODED: u32 = 2;

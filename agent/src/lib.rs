@@ -15,6 +15,7 @@ mod capture;
 mod clock;
 mod fault;
 mod held;
+mod hook;
 mod interpose;
 mod layout;
 mod lookaside;
@@ -66,6 +67,7 @@ pub(crate) fn start() {
         clock::prepare();
         modules::prepare();
         patch::jitdump::prepare();
+        hook::attach(path.to_bytes_with_nul());
         arena::attach(path.to_bytes_with_nul());
     }
     STATE.store(READY, Ordering::Release);

@@ -7,6 +7,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::hook;
 use crate::region::{Guard, Region};
 use crate::sys::PAGE;
 
@@ -54,13 +55,13 @@ fn entry(page: usize) -> *mut Entry {
     unsafe { TABLE.0.get().cast::<Entry>().add(page % ENTRIES) }
 }
 
-/// Lets patched sites find the page of this address, unless another page has its place.
+/// Lets patched sites find the page of this address, unless another page has its place or a hook must see what happens there.
 pub fn insert(_lock: &Guard, region: &Region, address: usize) {
     let page = address / PAGE;
     let entry = entry(page);
     // SAFETY: under the lock; an empty entry's fields are read by nobody.
     unsafe {
-        if (*entry).page.load(Ordering::Relaxed) != 0 || !region.holds(page * PAGE, PAGE) {
+        if (*entry).page.load(Ordering::Relaxed) != 0 || !region.holds(page * PAGE, PAGE) || hook::covers_page(address) {
             return;
         }
         (*entry).delta = region.delta;

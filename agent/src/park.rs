@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use libc::{SIGTRAP, siginfo_t};
 
-use crate::{arming, sys};
+use crate::{arming, hook, sys};
 
 const PATIENCE_NS: i64 = 500_000_000;
 const LOOK_AGAIN_NS: i64 = 50_000;
@@ -131,7 +131,11 @@ fn ask_new(tids: &mut [i32; MAX_THREADS], mut asked: usize) -> usize {
     let (pid, me) = (sys::getpid(), sys::gettid());
     // SAFETY: under the region lock.
     sys::each_thread(unsafe { &mut *ASKED.directory.get() }, |tid| {
-        let known = tid == me || tids[..asked].contains(&tid) || arming::is_helper(tid) || sys::is_kernel_worker(tid);
+        let known = tid == me
+            || tids[..asked].contains(&tid)
+            || arming::is_helper(tid)
+            || hook::is_helper(tid)
+            || sys::is_kernel_worker(tid);
         if !known && asked < MAX_THREADS && sys::queue_signal(pid, tid, SIGTRAP, &asking()) {
             tids[asked] = tid;
             asked += 1;

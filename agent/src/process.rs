@@ -7,7 +7,7 @@ use crate::capture::{self, Row};
 use crate::layout::PROCESS;
 use crate::region;
 use crate::thread::Thread;
-use crate::{arena, arming, memory, modules, park, patch, signals, step, sys, thread};
+use crate::{arena, arming, hook, memory, modules, park, patch, signals, step, sys, thread};
 
 /// A word that the kernel zeroes in a forked child (MADV_WIPEONFORK), so that even a fork without libc is noticed.
 static WORD: AtomicPtr<u32> = AtomicPtr::new(core::ptr::null_mut());
@@ -76,6 +76,7 @@ pub fn notice_fork() {
         ANNOUNCED.store(false, Ordering::Relaxed);
         word.store(KNOWN, Ordering::Release);
         arming::after_fork();
+        hook::after_fork();
     }
     while word.load(Ordering::Acquire) != KNOWN {
         sys::sched_yield();

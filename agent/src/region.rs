@@ -7,7 +7,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
-use crate::{lookaside, signals, sys};
+use crate::{hook, lookaside, signals, sys};
 
 /// How the front was made, which decides what disarming means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -269,12 +269,16 @@ impl Guard {
                 }
             }
         });
+        hook::look(self);
         true
     }
 
     /// Cuts a hole into the table. What remains of a region on either side stays. False: no room for the second half.
     pub fn remove(&mut self, start: usize, end: usize) -> bool {
-        let Some(index) = self.entries().iter().position(|region| region.overlaps(start, end)) else { return true };
+        let Some(index) = self.entries().iter().position(|region| region.overlaps(start, end)) else {
+            hook::look(self);
+            return true;
+        };
         let old = self.entries()[index];
         let left = (old.start < start).then(|| old.cut(0, start));
         let right = (end < old.end).then(|| old.cut(end, usize::MAX));

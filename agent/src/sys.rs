@@ -200,9 +200,22 @@ pub fn futex_wait(word: *const u32, value: u32) {
     unsafe { syscall6(libc::SYS_futex, word as usize, libc::FUTEX_WAIT as usize, value as usize, 0, 0, 0) };
 }
 
+/// The same, at most so long.
+pub fn futex_wait_for(word: *const u32, value: u32, ns: i64) {
+    let limit = timespec { tv_sec: ns / 1_000_000_000, tv_nsec: ns % 1_000_000_000 };
+    let (word, operation, limit) = (word as usize, libc::FUTEX_WAIT as usize, &raw const limit as usize);
+    // SAFETY: as above; the limit is ours.
+    unsafe { syscall6(libc::SYS_futex, word, operation, value as usize, limit, 0, 0) };
+}
+
 pub fn futex_wake_all(word: *const u32) {
     // SAFETY: as above.
     unsafe { syscall3(libc::SYS_futex, word as usize, libc::FUTEX_WAKE as usize, i32::MAX as usize) };
+}
+
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: what comes of it is the receiver's affair.
+    unsafe { syscall3(libc::SYS_kill, pid as usize, signal as usize, 0) };
 }
 
 /// Sends a thread of this process a signal with what it is to find in its siginfo. False: the kernel refused.

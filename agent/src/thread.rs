@@ -11,6 +11,7 @@ use crate::arch::{self, Registers};
 use crate::arena::{self, Segment};
 use crate::clock::Clock;
 use crate::held::Held;
+use crate::hook::Stepped;
 use crate::layout::{ROW_SIZE, ROWS_PER_SEGMENT};
 use crate::{capture, process, sys};
 
@@ -67,6 +68,8 @@ pub struct Thread {
     pub registers: *const Registers,
     /// A signal that waits until the thread has left a thunk.
     pub held: Option<Held>,
+    /// A step that a hook has seen begin.
+    pub stepped: Option<Stepped>,
     /// Room for a copy of the vector state (see vector.rs).
     pub vector_copy: *mut u8,
     next: *mut Thread,
@@ -189,6 +192,7 @@ fn create() -> Option<*mut Thread> {
     unsafe {
         (&raw mut (*thread).segment).write(None);
         (&raw mut (*thread).held).write(None);
+        (&raw mut (*thread).stepped).write(None);
         (*thread).vector_copy = memory.add(RECORD);
     }
     let mut head = ALL.load(Ordering::Acquire);

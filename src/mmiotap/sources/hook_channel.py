@@ -16,6 +16,19 @@ from mmiotap.trace import store
 from mmiotap.trace.errors import DiskError, MmiotapError
 
 ON_FAILURE = ("device", "stop")
+_WORDS = layout.SLOT_SIZE // 4
+_STATE, _VERDICT, _REQUEST, _ANSWERED, _ASLEEP, _VALUE = (
+    (layout.SLOTS_OFFSET + field) // 4
+    for field in (
+        layout.S_STATE,
+        layout.S_VERDICT,
+        layout.S_REQUEST,
+        layout.S_ANSWERED,
+        layout.S_ASLEEP,
+        layout.S_VALUE,
+    )
+)
+_QUESTION_SIZE = layout.S_PROBES + 2 * layout.MAX_HIT
 #: Who has it: a slot and which of its tenancies.
 Tenant = tuple[int, int]
 
@@ -42,7 +55,8 @@ class Channel:
             raise DiskError(error.errno, error.strerror, str(path)) from error
         view = memoryview(self.memory)
         self.bytes, self.u32, self.u64 = view, view.cast("I"), view.cast("Q")
-        self._fence = threading.Lock()
+        fence = threading.Lock()
+        self._lock, self._unlock = fence.acquire, fence.release
         self._generation = Futex(self.memory, layout.H_GENERATION)
         self._bell = Futex(self.memory, layout.H_BELL)
         self._answered = [Futex(self.memory, self.slot(slot) + layout.S_ANSWERED) for slot in range(layout.MAX_SLOTS)]
@@ -65,8 +79,8 @@ class Channel:
 
     def fence(self) -> None:
         """What we have stored is seen by others before we load anything else: taking a lock does that."""
-        with self._fence:
-            pass
+        self._lock()
+        self._unlock()
 
     def serve(self, state: int) -> None:
         """Say that there is a server now, or none any more."""
@@ -139,8 +153,34 @@ class Channel:
         pid, tid = self._word(base + layout.S_PID), self._word(base + layout.S_TID)
         return Path(f"/proc/{pid}/task/{tid}").exists()
 
-    def wake_asker(self, slot: int) -> None:
-        self._answered[slot].wake_all()
+    def take(self, slot: int) -> bool:
+        """Take up what this slot asks. False: its thread has given up."""
+        self.bytes[layout.ASKED_OFFSET + slot] = 0
+        return self.u32[_STATE + slot * _WORDS] == layout.CLAIMED
+
+    def question(self, slot: int) -> bytes:
+        """A copy of the slot without the path; its fields are where the slot's are."""
+        start = layout.SLOTS_OFFSET + slot * layout.SLOT_SIZE
+        return self.memory[start : start + _QUESTION_SIZE]
+
+    def path(self, slot: int) -> str:
+        start = self.slot(slot) + layout.S_PATH
+        return os.fsdecode(self.memory[start : start + self._word(self.slot(slot) + layout.S_PATH_LENGTH)])
+
+    def answer(self, slot: int, verdict: int, value: int | None = None, width: int = 0) -> None:
+        words, base = self.u32, slot * _WORDS
+        if verdict != layout.AS_IT_IS and value is not None:
+            if width <= 8:
+                self.u64[(_VALUE + base) // 2] = value
+            else:
+                at = self.slot(slot) + layout.S_VALUE
+                self.bytes[at : at + width] = value.to_bytes(width, "little")
+        words[_VERDICT + base] = verdict
+        words[_ANSWERED + base] = words[_REQUEST + base]
+        self._lock()
+        self._unlock()
+        if words[_ASLEEP + base]:
+            self._answered[slot].wake_all()
 
     def sleep(self, seconds: float) -> None:
         """Until somebody asks, at most so long."""

@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mmiotap.kmmio import handlers
 from mmiotap.kmmio.access import Access, AnswerError, Phase, Verdict
@@ -32,17 +32,22 @@ IDLE_SECONDS = 0.1
 LOOK_AGAIN_SECONDS = 0.0002
 PATIENCE_SECONDS = 2.0
 
-#: phase, verdict, kind, width, flags, map id, pid, tid, number of probes, address, offset, pc, time, value
-_QUESTION = struct.Struct("<IIIIIiiiIQQQqQ")
+#: What each handler wants, from S_PHASE on: phase, kind, width, flags, map id, number of
+#: probes, offset, value, first probe.
+_HEAD = struct.Struct("<I4xIIIi8xI8xQ16xQ200xH")
+#: What only some want, from S_PID on: pid, tid, address, pc, time.
+_REST = struct.Struct("<ii4xQ8xQq")
 _REGISTERS = struct.Struct("<18Q")
 _NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rip", "rflags")
 _KINDS = {READ: "read", WRITE: "write", UNKNOWN: "unknown"}
+_PHASES = {layout.PRE: Phase.PRE, layout.POST: Phase.POST}
 _VERDICTS = {
     Verdict.DEVICE: layout.AS_IT_IS,
     Verdict.ANSWER: layout.ANSWERED,
     Verdict.SWALLOW: layout.SWALLOWED,
     Verdict.CHANGE: layout.CHANGED,
 }
+_WITHOUT_DEVICE = (layout.ANSWERED, layout.SWALLOWED)
 
 
 @dataclass(frozen=True)
@@ -199,83 +204,48 @@ class Hooks:
         finally:
             channel.serve(layout.OVER)
             for slot, _ in channel.tenants():
-                self._reply(channel, slot, layout.AS_IT_IS)
+                channel.answer(slot, layout.AS_IT_IS)
 
     def _answer(self, channel: Channel, slot: int) -> None:
-        base = channel.slot(slot)
-        channel.bytes[layout.ASKED_OFFSET + slot] = 0
-        if channel.state(slot) == layout.CLAIMED:
-            access, probes = self._question(channel, base)
+        """Every access waits for this: few calls, and nothing is worked out that nobody asks for."""
+        if channel.take(slot):
+            question = channel.question(slot)
+            phase, kind, width, flags, map_id, count, offset, number, first = _HEAD.unpack_from(
+                question, layout.S_PHASE
+            )
+            probes = self._first_of(first) if count == 1 else self._all_of(question, count)
+            value: int | None = number if width <= 8 else int.from_bytes(question[layout.S_VALUE :][:width], "little")
+            if flags & VALUE_UNKNOWN or (phase == layout.PRE and kind == READ):
+                value = None
+            if map_id not in self._paths:
+                self._paths[map_id] = channel.path(slot)
+            shape = _Closed if flags & VALUE_UNKNOWN else _Asked
+            access = shape(question, _KINDS[kind], offset, width, value, flags, _PHASES[phase])
+            access.map_id, access.path, access._name_of = map_id, self._paths[map_id], self._name_of
             self._run(probes, access)
             verdict = _VERDICTS[access.verdict]
-            if verdict in (layout.ANSWERED, layout.SWALLOWED):
+            if verdict in _WITHOUT_DEVICE:
                 # The device has no part in it: what comes after it can come now.
                 access.made(access.value)
                 self._run(probes, access)
-            if verdict and access.value is not None:
-                at = base + layout.S_VALUE
-                channel.bytes[at : at + access.width] = access.value.to_bytes(access.width, "little")
-            self._reply(channel, slot, verdict)
+            channel.answer(slot, verdict, access.value, width)
         if channel.state(slot) == layout.GIVEN_UP:
             channel.free(slot)
 
-    def _run(self, probes: list[Probe], access: Access) -> None:
+    def _first_of(self, index: int) -> tuple[Probe, ...]:
+        probe = self._probes.get(index)
+        return (probe,) if probe else ()
+
+    def _all_of(self, question: bytes, count: int) -> tuple[Probe, ...]:
+        indices = memoryview(question)[layout.S_PROBES :].cast("H")[:count]
+        return tuple(probe for probe in map(self._probes.get, indices) if probe)
+
+    def _run(self, probes: tuple[Probe, ...], access: Access) -> None:
         try:
             handlers.run(probes, access, self._failure)
         except BaseException as error:  # one that ends a thread must not end this one
             access.unanswered()
             self._failure(f"{access}: {error!r}")
-
-    def _reply(self, channel: Channel, slot: int, verdict: int) -> None:
-        words, base = channel.u32, channel.slot(slot) // 4
-        words[base + layout.S_VERDICT // 4] = verdict
-        words[base + layout.S_ANSWERED // 4] = words[base + layout.S_REQUEST // 4]
-        channel.fence()
-        if words[base + layout.S_ASLEEP // 4]:
-            channel.wake_asker(slot)
-
-    def _question(self, channel: Channel, base: int) -> tuple[Access, list[Probe]]:
-        phase, _, kind, width, flags, map_id, pid, tid, count, address, offset, pc, time_ns, number = (
-            _QUESTION.unpack_from(channel.bytes, base + layout.S_PHASE)
-        )
-        first = base + layout.S_PROBES
-        indices = channel.bytes[first : first + 2 * count].cast("H")
-        probes = [probe for probe in map(self._probes.get, indices) if probe]
-        value: int | None = number
-        if width > 8:
-            at = base + layout.S_VALUE
-            value = int.from_bytes(channel.bytes[at : at + width], "little")
-        is_before = phase == layout.PRE
-        if flags & VALUE_UNKNOWN or (is_before and kind == READ):
-            value = None
-        path = self._paths.get(map_id)
-        if path is None:
-            length = channel.u32[(base + layout.S_PATH_LENGTH) // 4]
-            path = bytes(channel.bytes[base + layout.S_PATH : base + layout.S_PATH + length]).decode(
-                "utf-8", "surrogateescape"
-            )
-            self._paths[map_id] = path
-        at = base + layout.S_REGISTERS
-        registers = partial(_registers, bytes(channel.bytes[at : at + _REGISTERS.size]))
-        shape = _Closed if flags & VALUE_UNKNOWN else Access
-        access = shape(
-            _KINDS[kind],
-            address,
-            offset,
-            width,
-            value,
-            pc,
-            pid,
-            tid,
-            time_ns,
-            map_id,
-            path,
-            flags,
-            Phase.PRE if is_before else Phase.POST,
-            registers,
-            self._name_of,
-        )
-        return access, probes
 
     def _failure(self, text: str) -> None:
         self._failed += 1
@@ -297,7 +267,34 @@ class Hooks:
         return tenants
 
 
-class _Closed(Access):
+class _Asked(Access):
+    """An access as a thread asks about it. What few handlers look at is taken from the question when one does."""
+
+    __slots__ = ("_question",)
+
+    def __init__(
+        self, question: bytes, kind: str, offset: int, width: int, value: int | None, flags: int, phase: Phase
+    ) -> None:
+        self._question = question
+        self.kind = kind
+        self.offset = offset
+        self.width = width
+        self._value = self._given = value
+        self.flags = flags
+        self.phase = phase
+        self.verdict = Verdict.DEVICE
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("pid", "tid", "address", "pc", "time_ns"):
+            self.pid, self.tid, self.address, self.pc, self.time_ns = _REST.unpack_from(self._question, layout.S_PID)
+        elif name == "_registers":
+            self._registers = dict(zip(_NAMES, _REGISTERS.unpack_from(self._question, layout.S_REGISTERS), strict=True))
+        else:
+            raise AttributeError(name)
+        return getattr(self, name)
+
+
+class _Closed(_Asked):
     """An access whose value nobody can know: it cannot be answered either."""
 
     __slots__ = ()
@@ -330,10 +327,6 @@ def _text(place: Place) -> str:
             return f"{start:#x}+{length:#x}"
         case InMapping(rule, offset, length):
             return f"{rule}:{offset:#x}+{length:#x}"
-
-
-def _registers(state: bytes) -> dict[str, int]:
-    return dict(zip(_NAMES, _REGISTERS.unpack(state), strict=True))
 
 
 def _overlap(one: Place, other: Place) -> bool:

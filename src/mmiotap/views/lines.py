@@ -19,6 +19,7 @@ FLAG_WORDS = {
     layout.STRING: "string",
     layout.NONTEMPORAL: "nontemporal",
     layout.STEPPED: "stepped",
+    layout.HOOKED: "hooked",
 }
 
 REASONS = {

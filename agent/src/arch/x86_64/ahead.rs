@@ -16,10 +16,12 @@ use crate::patch::Patch;
 use crate::smp::{self, Way};
 use crate::sys::PAGE;
 use crate::thread::Thread;
-use crate::{arena, patch, region};
+use crate::{arena, hook, patch, region};
 
 use super::Frame;
 
+/// Hooked accesses: the program's signals wait for their handlers, too.
+const MOST_HOOKED: usize = 8;
 /// Asynchronous signals wait for so many instructions: some microseconds.
 const MOST: usize = 256;
 const LONGEST: usize = 15;
@@ -31,6 +33,7 @@ pub fn go_on(thread: &mut Thread, frame: &mut Frame, accessed: usize) {
     if frame.flags() & TRAP_FLAG != 0 || smp::way() != Way::Emulate {
         return;
     }
+    let mut hooked = 0;
     for _ in 0..MOST {
         let pc = frame.pc();
         if pc / PAGE != page || (pc + LONGEST) / PAGE != page {
@@ -43,7 +46,7 @@ pub fn go_on(thread: &mut Thread, frame: &mut Frame, accessed: usize) {
         }
         match site.class {
             Class::Plain => {
-                let mut access = Access { thread, frame, site, logging: false };
+                let mut access = Access::new(thread, frame, site, false);
                 let mut registers = Registers::of(access.frame);
                 if !access.run(&mut registers) {
                     return;
@@ -52,7 +55,7 @@ pub fn go_on(thread: &mut Thread, frame: &mut Frame, accessed: usize) {
             }
             Class::Branch => frame.set_pc(if frame.meets(site.condition) { site.target } else { pc + site.length }),
             Class::Load | Class::Store | Class::Modify | Class::Exchange | Class::ExchangeAdd | Class::CompareExchange => {
-                if !touch(thread, frame, site) {
+                if !touch(thread, frame, site, &mut hooked) {
                     return;
                 }
             }
@@ -62,11 +65,11 @@ pub fn go_on(thread: &mut Thread, frame: &mut Frame, accessed: usize) {
 }
 
 /// One instruction with a memory operand. False: it is left to the processor, and nothing has happened.
-fn touch(thread: &mut Thread, frame: &mut Frame, site: &'static site::Site) -> bool {
+fn touch(thread: &mut Thread, frame: &mut Frame, site: &'static site::Site, hooked: &mut usize) -> bool {
     let Some(address) = site.operand_address(frame) else { return false };
     let Some(region) = region::find(address) else {
         // Ordinary memory. If the operand reaches into a region behind, that faults here, and then in the program.
-        let mut access = Access { thread, frame, site, logging: false };
+        let mut access = Access::new(thread, frame, site, false);
         let mut registers = Registers::of(access.frame);
         if site.vector || !access.moved(&mut registers, address) {
             return false;
@@ -74,10 +77,15 @@ fn touch(thread: &mut Thread, frame: &mut Frame, site: &'static site::Site) -> b
         access.finish(&registers);
         return true;
     };
+    let is_hooked = hook::covers(address, site.width);
+    *hooked += usize::from(is_hooked);
+    if *hooked > MOST_HOOKED {
+        return false;
+    }
     let allowed = allows(&region, site.class != Class::Load);
     // Disabled: the program must trap once more, and find the region open.
     let done = allowed && arena::is_logging() && execute(thread, frame, site, &region, address, true) == Outcome::Done;
-    if done {
+    if done && !is_hooked {
         patch::count(site);
     }
     done

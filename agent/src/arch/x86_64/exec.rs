@@ -8,6 +8,7 @@ use super::run::{Registers, components, copy, exchange_add, run};
 use super::site::{Class, Site};
 use super::{string, vector};
 use crate::capture::{self, Row};
+use crate::hook::{Hit, Verdict};
 use crate::layout::*;
 use crate::region::{self, Region};
 use crate::thread::Thread;
@@ -25,7 +26,7 @@ pub enum Outcome {
 }
 
 /// The widest operand.
-pub(super) const WIDEST: usize = 64;
+pub const WIDEST: usize = 64;
 
 /// One access on its way.
 pub(super) struct Access<'a, 'b> {
@@ -33,6 +34,8 @@ pub(super) struct Access<'a, 'b> {
     pub frame: &'a mut Frame<'b>,
     pub site: &'static Site,
     pub logging: bool,
+    /// Set while an access is made whose place is hooked.
+    pub hit: Option<Hit>,
 }
 
 /// Runs the instruction that the frame stands at, which touched `region` at `touched`.
@@ -44,11 +47,17 @@ pub fn execute(
     touched: usize,
     logging: bool,
 ) -> Outcome {
-    let mut access = Access { thread, frame, site, logging };
+    let mut access = Access::new(thread, frame, site, logging);
     match site.class {
         Class::Plain | Class::Branch | Class::Step => Outcome::Step,
         Class::Strings => string::execute(&mut access),
         _ => access.single(region, touched),
+    }
+}
+
+impl<'a, 'b> Access<'a, 'b> {
+    pub fn new(thread: &'a mut Thread, frame: &'a mut Frame<'b>, site: &'static Site, logging: bool) -> Access<'a, 'b> {
+        Access { thread, frame, site, logging, hit: None }
     }
 }
 
@@ -80,19 +89,24 @@ impl Access<'_, '_> {
             flags: self.site.flags,
             ..Row::new(READ)
         };
-        let done = match self.site.class {
+        if self.site.class != Class::NoData {
+            self.look_for_hook(region, address);
+        }
+        let class = self.site.class;
+        let done = match class {
             Class::Load => self.load(alias, address, &mut registers, &mut row),
             Class::LoadDirect => self.load_direct(alias, address, &mut registers, &mut row),
             Class::Store => self.store(alias, address, &mut registers, &mut row),
             Class::Modify => self.modify(alias, address, &mut registers, &mut row),
+            Class::NoData => self.moved(&mut registers, alias),
+            Class::Push | Class::Pop | Class::Call | Class::Jump => return self.stack_or_jump(alias, &mut row),
+            Class::Strings | Class::Plain | Class::Branch | Class::Step => false,
+            _ if self.is_answered(address, &mut row) => self.on_copy(alias, address, &mut registers, &mut row),
             Class::Exchange | Class::ExchangeAdd | Class::CompareExchange => {
                 self.exchange(alias, address, &mut registers, &mut row)
             }
             Class::LockedAdd => self.locked_add(alias, address, &mut registers, &mut row),
             Class::LockedOpaque => self.locked_opaque(alias, &mut registers, &mut row),
-            Class::NoData => self.moved(&mut registers, alias),
-            Class::Push | Class::Pop | Class::Call | Class::Jump => return self.stack_or_jump(alias, &mut row),
-            Class::Strings | Class::Plain | Class::Branch | Class::Step => false,
         };
         if !done {
             return Outcome::Fault;
@@ -152,6 +166,70 @@ impl Access<'_, '_> {
         done
     }
 
+    /// One access is on its way: is its place hooked?
+    pub fn look_for_hook(&mut self, region: &Region, address: usize) {
+        self.hit = if self.logging { Hit::begin(self.thread, self.frame, region, address, self.site.width) } else { None };
+    }
+
+    /// Asks the handlers before an access, if there are any.
+    fn before(&mut self, kind: u8, row: &Row, value: &[u8; WIDEST]) -> Verdict {
+        self.hit.as_mut().map_or(Verdict::Device, |hit| hit.before(kind, row, value))
+    }
+
+    /// The handlers after it. Of a read: what the program gets instead.
+    fn after(&mut self, kind: u8, row: &Row, value: &[u8; WIDEST]) -> Option<[u8; WIDEST]> {
+        self.hit.as_mut().and_then(|hit| hit.after(kind, row, value))
+    }
+
+    /// Puts what a handler has said into a copy of the operand.
+    fn put(&mut self, value: &[u8; WIDEST], at: usize, row: &mut Row) {
+        // SAFETY: copy_address() leaves room for the widest operand.
+        unsafe { core::ptr::copy_nonoverlapping(value.as_ptr(), at as *mut u8, self.site.width) };
+        row.flags |= HOOKED;
+    }
+
+    /// Loads the operand into a copy: from the device, or as a hook has it.
+    pub fn read(&mut self, alias: usize, at: usize, row: &mut Row) -> bool {
+        if let Verdict::Answered(value) = self.before(READ, row, &[0; WIDEST]) {
+            self.put(&value, at, row);
+            return true;
+        }
+        if !self.plain(alias, at, row) {
+            return false;
+        }
+        self.may_change(at, row);
+        true
+    }
+
+    /// What was read from the device is in a copy; a hook may change it.
+    fn may_change(&mut self, at: usize, row: &mut Row) {
+        if self.hit.is_some() {
+            let value = self.copied(at);
+            if let Some(changed) = self.after(READ, row, &value) {
+                self.put(&changed, at, row);
+            }
+        }
+    }
+
+    /// Stores a copy of the operand, unless a hook swallows it. The copy is then what was stored.
+    pub fn write(&mut self, at: usize, alias: usize, row: &mut Row) -> bool {
+        let value = self.copied(at);
+        match self.before(WRITE, row, &value) {
+            Verdict::Swallowed => {
+                row.flags |= HOOKED;
+                return true;
+            }
+            Verdict::Changed(value) => self.put(&value, at, row),
+            Verdict::Device | Verdict::Answered(_) => {}
+        }
+        if !self.plain(at, alias, row) {
+            return false;
+        }
+        let value = self.copied(at);
+        self.after(WRITE, row, &value);
+        true
+    }
+
     fn log(&mut self, row: &mut Row, kind: u8, value: &[u8; WIDEST]) {
         row.kind = kind;
         let width = row.width as usize;
@@ -165,7 +243,7 @@ impl Access<'_, '_> {
 
     fn load(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
         let at = self.copy_address(address);
-        if !self.plain(alias, at, row) {
+        if !self.read(alias, at, row) {
             return false;
         }
         let value = self.copied(at);
@@ -178,14 +256,22 @@ impl Access<'_, '_> {
     }
 
     fn load_direct(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
-        if !self.on_device(registers, alias, row) {
+        let at = self.copy_address(address);
+        if let Verdict::Answered(value) = self.before(READ, row, &[0; WIDEST]) {
+            self.put(&value, at, row);
+        } else {
+            if !self.on_device(registers, alias, row) {
+                return false;
+            }
+            // The loaded register, stored to our copy, tells the value.
+            let number = self.site.instruction.op_register(0).number();
+            vector::store_vector(registers, number, at, self.site.width);
+            self.may_change(at, row);
+        }
+        let value = self.copied(at);
+        if row.flags & HOOKED != 0 && !self.moved(registers, at) {
             return false;
         }
-        // The loaded register, stored to our copy, tells the value.
-        let at = self.copy_address(address);
-        let number = self.site.instruction.op_register(0).number();
-        vector::store_vector(registers, number, at, self.site.width);
-        let value = self.copied(at);
         self.log(row, READ, &value);
         true
     }
@@ -201,28 +287,98 @@ impl Access<'_, '_> {
             return false;
         }
         let value = self.copied(at);
-        if !self.on_device(registers, alias, row) {
-            return false;
+        match self.before(WRITE, row, &value) {
+            Verdict::Swallowed => {
+                row.flags |= HOOKED;
+                let done = self.moved(registers, at);
+                self.log(row, WRITE, &value);
+                return done;
+            }
+            Verdict::Changed(value) => {
+                if !self.moved(registers, at) {
+                    return false;
+                }
+                self.put(&value, at, row);
+                if !self.plain(at, alias, row) {
+                    return false;
+                }
+            }
+            Verdict::Device | Verdict::Answered(_) => {
+                if !self.on_device(registers, alias, row) {
+                    return false;
+                }
+            }
         }
+        let value = self.copied(at);
+        self.after(WRITE, row, &value);
         self.log(row, WRITE, &value);
         true
     }
 
     fn modify(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
         let at = self.copy_address(address);
-        if !self.plain(alias, at, row) {
+        let mut write = *row;
+        if !self.read(alias, at, row) {
             return false;
         }
         let old = self.copied(at);
-        let read_ns = row.duration_ns;
-        if !self.moved(registers, at) || !self.plain(at, alias, row) {
+        if !self.moved(registers, at) || !self.write(at, alias, &mut write) {
             return false;
         }
-        let write_ns = core::mem::replace(&mut row.duration_ns, read_ns);
         let new = self.copied(at);
         self.log(row, READ, &old);
-        row.duration_ns = write_ns;
-        self.log(row, WRITE, &new);
+        self.log(&mut write, WRITE, &new);
+        true
+    }
+
+    /// Asks the handlers of an instruction that reads and writes the device at once. Is the read answered, so that it can run
+    /// on a copy? If not, nothing can be said of the write before.
+    fn is_answered(&mut self, address: usize, row: &mut Row) -> bool {
+        let at = self.copy_address(address);
+        if let Verdict::Answered(value) = self.before(READ, row, &[0; WIDEST]) {
+            self.put(&value, at, row);
+            return true;
+        }
+        self.before(WRITE, &Row { flags: row.flags | VALUE_UNKNOWN, ..*row }, &[0; WIDEST]);
+        false
+    }
+
+    /// Its read has been answered: the answer is in the copy. What it writes is a store of its own.
+    fn on_copy(&mut self, alias: usize, address: usize, registers: &mut Registers, row: &mut Row) -> bool {
+        let at = self.copy_address(address);
+        let old = self.copied(at);
+        let mut write = Row { flags: row.flags & !HOOKED, ..*row };
+        if !self.moved(registers, at) || !self.write(at, alias, &mut write) {
+            return false;
+        }
+        let new = self.copied(at);
+        self.log(row, READ, &old);
+        self.log(&mut write, WRITE, &new);
+        true
+    }
+
+    /// It has run on the device; a hook may change what the program has read there.
+    fn after_both(
+        &mut self,
+        at: usize,
+        registers: &mut Registers,
+        row: &mut Row,
+        old: &[u8; WIDEST],
+        new: &[u8; WIDEST],
+    ) -> bool {
+        let changed = self.after(READ, row, old);
+        self.after(WRITE, row, new);
+        let mut write = *row;
+        let old = changed.unwrap_or(*old);
+        if changed.is_some() {
+            self.put(&old, at, row);
+            *registers = Registers::of(self.frame);
+            if !self.moved(registers, at) {
+                return false;
+            }
+        }
+        self.log(row, READ, &old);
+        self.log(&mut write, WRITE, new);
         true
     }
 
@@ -242,9 +398,7 @@ impl Access<'_, '_> {
             return false;
         }
         let new = self.copied(at);
-        self.log(row, READ, &old);
-        self.log(row, WRITE, &new);
-        true
+        self.after_both(at, registers, row, &old, &new)
     }
 
     /// What was in memory before xchg, xadd or cmpxchg ran, from the registers around it.
@@ -302,9 +456,7 @@ impl Access<'_, '_> {
             return false;
         }
         let new = self.copied(at);
-        self.log(row, READ, &old);
-        self.log(row, WRITE, &new);
-        true
+        self.after_both(at, registers, row, &old, &new)
     }
 
     fn locked_opaque(&mut self, alias: usize, registers: &mut Registers, row: &mut Row) -> bool {
@@ -312,6 +464,8 @@ impl Access<'_, '_> {
             return false;
         }
         row.flags |= VALUE_UNKNOWN | REASON_LOCKED << REASON_SHIFT;
+        self.after(READ, row, &[0; WIDEST]);
+        self.after(WRITE, row, &[0; WIDEST]);
         self.log(row, READ, &[0; WIDEST]);
         self.log(row, WRITE, &[0; WIDEST]);
         true
@@ -330,7 +484,7 @@ impl Access<'_, '_> {
         }
         if class == Class::Pop {
             // SAFETY: the program's own stack, which it was about to read; a fault is recovered from.
-            if !unsafe { copy(other, at, width) } || !self.plain(at, alias, row) {
+            if !unsafe { copy(other, at, width) } || !self.write(at, alias, row) {
                 return Outcome::Fault;
             }
             let value = self.copied(at);
@@ -339,7 +493,7 @@ impl Access<'_, '_> {
             self.log(row, WRITE, &value);
             return Outcome::Done;
         }
-        if !self.plain(alias, at, row) {
+        if !self.read(alias, at, row) {
             return Outcome::Fault;
         }
         let value = self.copied(at);

@@ -11,7 +11,6 @@ use super::frame::{DIRECTION_FLAG, Frame, RAX, RCX, RDI, RSI};
 use super::run::copy;
 use super::site::Site;
 use crate::capture::{self, Row};
-use crate::clock;
 use crate::layout::{READ, WRITE};
 use crate::region::{self, Region};
 
@@ -258,13 +257,11 @@ fn has_short_addresses(instruction: &Instruction) -> bool {
 fn transfer(access: &mut Access, kind: u8, side: &Side, slot: usize) -> Result<u64, Stop> {
     let width = access.site.width;
     let (from, to) = if kind == READ { (side.at, slot) } else { (slot, side.at) };
-    // SAFETY: one side is our buffer, the other what the program was about to access, or its alias.
-    let run = || if unsafe { copy(from, to, width) } { Ok(()) } else { Err(Stop::Fault) };
     // SAFETY: the slot is in our buffer, which is aligned.
     let moved = || unsafe { (slot as *const u64).read() } & low_bits(width);
     let Some(region) = side.region.filter(|_| access.logging) else {
-        run()?;
-        return Ok(moved());
+        // SAFETY: one side is our buffer, the other what the program was about to access, or its alias.
+        return if unsafe { copy(from, to, width) } { Ok(moved()) } else { Err(Stop::Fault) };
     };
     // Room first: the time stamp comes after any waiting. Without room, write() counts the event as lost.
     capture::reserve(access.thread, 1);
@@ -277,9 +274,12 @@ fn transfer(access: &mut Access, kind: u8, side: &Side, slot: usize) -> Result<u
         flags: access.site.flags,
         ..Row::new(kind)
     };
-    let before = clock::ticks();
-    run()?;
-    row.duration_ns = clock::duration_ns(before, clock::ticks());
+    access.look_for_hook(&region, side.address);
+    let done = if kind == READ { access.read(from, to, &mut row) } else { access.write(from, to, &mut row) };
+    access.hit = None;
+    if !done {
+        return Err(Stop::Fault);
+    }
     row.value = moved();
     capture::write(access.thread, &row, &[]);
     Ok(row.value)
@@ -315,7 +315,7 @@ mod tests {
     use crate::layout::*;
     use crate::region::{Front, Guard};
     use crate::thread::{self, Thread};
-    use crate::{arena, sys};
+    use crate::{arena, clock, sys};
     use iced_x86::{Decoder, DecoderOptions};
     use std::sync::Once;
     use std::vec::Vec;
@@ -465,7 +465,7 @@ mod tests {
         }
         frame.set_flags(state.flags);
         frame.set_pc(site.pc);
-        let outcome = execute(&mut Access { thread, frame: &mut frame, site, logging });
+        let outcome = execute(&mut Access::new(thread, &mut frame, site, logging));
         let behind = frame.pc() == site.pc + site.length;
         assert!(behind || frame.pc() == site.pc);
         let [rax, rcx, rsi, rdi] = [RAX, RCX, RSI, RDI].map(|number| frame.general(number));

@@ -45,7 +45,7 @@ impl Before {
             (Class::Strings, [Some((WRITE, _)), None]) => Some(low(frame.general(RAX))),
             (Class::Pop, _) => ordinary(thread, frame.general(RSP) as usize, site.width),
             (Class::Store | Class::Exchange | Class::ExchangeAdd | Class::CompareExchange, [Some((_, address)), _]) => {
-                trial(&mut Access { thread, frame, site, logging: false }, address)
+                trial(&mut Access::new(thread, frame, site, false), address)
             }
             _ => None,
         };
@@ -142,7 +142,7 @@ impl Before {
         if let Some(substitute) = self.site.stack_substitute {
             after.general[substitute] = frame.general(RSP);
         }
-        let access = Access { thread, frame, site: self.site, logging: false };
+        let access = Access::new(thread, frame, self.site, false);
         let old = access.old_value(&self.general, &after);
         let new = match self.site.class {
             Class::ExchangeAdd => self.value.map(|added| low(word(&old).wrapping_add(word(&added)))),
