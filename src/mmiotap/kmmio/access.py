@@ -27,6 +27,11 @@ class Verdict(Enum):
     CHANGE = "`value` is written, or was read, instead"
 
 
+#: Python finds names of a module ten times as fast as members of an Enum, and programs wait for handlers.
+_PRE, _POST = Phase.PRE, Phase.POST
+_DEVICE, _ANSWER, _SWALLOW, _CHANGE = Verdict
+
+
 class Access:
     """What is known of an access. Addresses, offsets and widths are bytes.
 
@@ -78,7 +83,7 @@ class Access:
         self.path = path  #: of the mapping, as /proc/PID/maps shows it
         self.flags = flags  #: of trace.layout: RMW, LOCKED, …
         self.phase = phase
-        self.verdict = Verdict.DEVICE
+        self.verdict = _DEVICE
         self._value = self._given = value
         self._registers = registers
         self._name_of = name_of
@@ -101,34 +106,34 @@ class Access:
 
     @value.setter
     def value(self, value: int) -> None:
-        if (self.kind, self.phase) not in (("write", Phase.PRE), ("read", Phase.POST)):
+        if self.phase is not (_PRE if self.kind == "write" else _POST) or self.kind == "unknown":
             self._refuse("its value cannot be set")
         self._set(value)
-        self.verdict = Verdict.CHANGE
+        self.verdict = _CHANGE
 
     def answer(self, value: int) -> None:
         """Before a read: the program gets this value, and the device is not touched."""
-        if (self.kind, self.phase) != ("read", Phase.PRE):
+        if self.phase is not _PRE or self.kind != "read":
             self._refuse("it cannot be answered")
         self._set(value)
-        self.verdict = Verdict.ANSWER
+        self.verdict = _ANSWER
 
     def swallow(self) -> None:
         """Before a write: it is not made, and the device is not touched."""
-        if (self.kind, self.phase) != ("write", Phase.PRE):
+        if self.phase is not _PRE or self.kind != "write":
             self._refuse("it cannot be swallowed")
-        self.verdict = Verdict.SWALLOW
+        self.verdict = _SWALLOW
 
     def made(self, value: int | None) -> None:
         """For engines: the access was made (or answered) and has this value; next are the handlers after it."""
         self._value = self._given = value
-        self.phase = Phase.POST
-        self.verdict = Verdict.DEVICE
+        self.phase = _POST
+        self.verdict = _DEVICE
 
     def unanswered(self) -> None:
         """For engines: whatever the handlers have answered does not count."""
         self._value = self._given
-        self.verdict = Verdict.DEVICE
+        self.verdict = _DEVICE
 
     def __repr__(self) -> str:
         value = "?" if self._value is None else f"{self._value:#0{2 * self.width + 2}x}"

@@ -7,6 +7,7 @@ from mmiotap.kmmio import access as accesses
 from mmiotap.kmmio.access import Access, Phase
 from mmiotap.kmmio.probe import Probe
 
+_PRE, _OVER = Phase.PRE, Phase.OVER
 Report = Callable[[str], None]
 
 #: Files whose frames say nothing about where a handler went wrong.
@@ -18,18 +19,18 @@ def run(probes: Iterable[Probe], access: Access, report: Report) -> bool:
 
     Returns whether none has failed. One that has is told to ``report`` in one line; then no answer counts at all.
     """
-    name = "pre" if access.phase is Phase.PRE else "post"
+    is_before = access.phase is _PRE
     try:
         for probe in probes:
-            handler = probe.pre if name == "pre" else probe.post
+            handler = probe.pre if is_before else probe.post
             if handler is not None:
                 handler(access)
     except Exception as error:
         access.unanswered()
-        report(f"{name} of {access}: {_what_and_where(error)}")
+        report(f"{'pre' if is_before else 'post'} of {access}: {_what_and_where(error)}")
         return False
     finally:
-        access.phase = Phase.OVER
+        access.phase = _OVER
     return True
 
 

@@ -1,11 +1,13 @@
 /*
  * Runs instructions on plain memory and on a shared file mapping, and compares what they leave behind.
  *
- *     runner FILE RESULTS ROUNDS FIRST LAST
+ *     runner FILE RESULTS ROUNDS FIRST LAST [BEHIND] [INVERTED]
  *
  * The cases are in cases.S, which instructions/program.py writes. FILE is mapped; its content is set and looked at with
  * pwrite and pread, so that a tracer of the mapping sees the instruction alone. Before each run the number of the case is
  * stored at MARK in the mapping. RESULTS gets a record a case: what the window held before and after on plain memory.
+ * With BEHIND, that file is set and looked at in place of FILE: somebody makes the mapping look like it. With INVERTED as well,
+ * every bit of what is set and looked at is the other way round.
  * Every difference is a line on standard output. Status: 0 none, 1 some, 2 trouble.
  */
 #define _GNU_SOURCE
@@ -73,7 +75,8 @@ _Alignas(4096) char stack_area[STACK];
 _Alignas(64) static char side[SIDE];
 static char *const case_stack = stack_area + STACK - 4096;
 
-static int file;
+static int file, behind;
+static unsigned char inverted;
 static int failed;
 
 static void die(const char *what)
@@ -91,6 +94,12 @@ static void prepare(const struct test *test, unsigned char *window)
     memset(case_stack - BELOW, 0x5a, BELOW + ABOVE);
     for (int i = 0; i < ABOVE; i++)
         case_stack[i] = (char)content[i + 7];
+}
+
+static void invert(unsigned char *window)
+{
+    for (int i = 0; i < WINDOW; i++)
+        window[i] ^= inverted;
 }
 
 /* Loads the registers, with the region at `region`, runs the instruction and keeps all but the window. */
@@ -188,12 +197,14 @@ static void run_test(uint64_t number, char *plain_region, char *device, long rou
     }
     for (long round = 0; round < rounds; round++) {
         prepare(test, traced.window);
-        if (pwrite(file, traced.window, WINDOW, 0) != WINDOW)
+        invert(traced.window);
+        if (pwrite(behind, traced.window, WINDOW, 0) != WINDOW)
             die("pwrite");
         *(volatile uint64_t *)(device + MARK) = number;
         run(test, region, &traced);
-        if (pread(file, traced.window, WINDOW, 0) != WINDOW)
+        if (pread(behind, traced.window, WINDOW, 0) != WINDOW)
             die("pread");
+        invert(traced.window);
         compare(test, round, &plain_start, &in_state, &plain, &traced);
     }
     if (test->fixed)
@@ -202,15 +213,17 @@ static void run_test(uint64_t number, char *plain_region, char *device, long rou
 
 int main(int argc, char **argv)
 {
-    if (argc != 6)
+    if (argc < 6)
         return 2;
     setvbuf(stdout, NULL, _IOLBF, 0);
     file = open(argv[1], O_RDWR);
+    behind = argc > 6 ? open(argv[6], O_RDWR) : file;
+    inverted = argc > 7 ? 0xff : 0;
     int results = open(argv[2], O_WRONLY | O_CREAT | O_TRUNC, 0600);
     long rounds = atol(argv[3]), first = atol(argv[4]), last = atol(argv[5]);
     char *plain = mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     char *device = mmap(NULL, LENGTH, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    if (file < 0 || results < 0 || plain == MAP_FAILED || device == MAP_FAILED)
+    if (file < 0 || behind < 0 || results < 0 || plain == MAP_FAILED || device == MAP_FAILED)
         die("runner");
     for (int i = 0; i < 32; i++)
         for (int j = 0; j < 64; j++)
