@@ -15,8 +15,8 @@ pub use hit::{Hit, Stepped, Verdict, after_step, before_step, forget_step};
 use layout::*;
 pub use watch::is_helper;
 
-use crate::lookaside::PAGE;
 use crate::region::{Guard, Region};
+use crate::sys::PAGE;
 use crate::{arena, lookaside, rules, sys};
 
 /// Where the channel is mapped; 0: there is none.
