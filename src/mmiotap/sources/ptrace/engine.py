@@ -51,8 +51,8 @@ class Engine:
     """Traces a process, its threads, and the processes that it forks.
 
     ``rules`` select mappings that are recorded into ``log``, as ``record --map`` does; places that are probed come by
-    :meth:`probe`. ``way`` is one of ways.WAYS. ``report`` gets a line for whatever a user should know, ``name_of`` names
-    code by process and address.
+    :meth:`probe`. ``way`` is one of ways.WAYS. ``report`` gets a line for whatever a user should know; ``name_of``
+    names code by process and address.
 
     >>> engine = Engine(report=print)
     >>> engine.attach(1234)  # doctest: +SKIP
