@@ -15,7 +15,7 @@ class Program:
     """A compiled program in a folder of its own, with a file ``device`` beside it."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        self._folder = folder
+        self.trace = folder / "trace"  #: of the last recording
         self._program = folder / name
         self.device = folder / "device"
         self.device.write_bytes(bytes(4096))
@@ -31,7 +31,7 @@ class Program:
 
     def recorded(self, *arguments: object, options: Sequence[str] = ()) -> list[int]:
         """The same, under ``mmiotap record`` with these options."""
-        record = [sys.executable, "-m", "mmiotap", "record", "-q", "-f", "-o", str(self._folder / "trace"), *options]
+        record = [sys.executable, "-m", "mmiotap", "record", "-q", "-f", "-o", str(self.trace), *options]
         return _numbers([*record, "--map", str(self.device), "--", *self.command(*arguments)])
 
 

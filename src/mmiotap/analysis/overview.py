@@ -23,6 +23,7 @@ def overview(trace: Trace) -> dict[str, Any]:
         "settings": info.get("settings"),
         "events": trace.count,
         "lost": trace.lost,
+        "recursive": info.get("recursive"),
         "bytes": used,
         "bytes_per_event": used / trace.count if trace.count else None,
         "mappings": [mapping.to_json() for mapping in trace.mappings],

@@ -89,6 +89,8 @@ def record(
             recording.follow(child, on_progress)
         if hooks:
             recording.notes["hooks"] = asdict(hooks.counts)
+        if smp == "step":
+            recording.notes["recursive"] = recording.arena.recursive
         return recording.finish(child)
 
 

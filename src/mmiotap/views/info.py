@@ -32,6 +32,7 @@ def write_text(found: dict[str, Any]) -> None:
         "settings": _settings(found["settings"]),
         "events": found["events"],
         "lost": found["lost"],
+        "recursive": found["recursive"],
         "size": _size(found["bytes"], found["bytes_per_event"]),
         "modules": found["modules"],
         "PCI devices": len(found["pci_devices"]) or None,
