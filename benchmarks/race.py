@@ -1,6 +1,6 @@
 """Threads that touch one page at the same time, under each of the four ways: what is missed, and what it costs.
 
-``python -m benchmarks.race [THREADS [PART]]`` prints the table of docs/smp.md, with so many touches or one PARTth of them.
+``python -m benchmarks.race [THREADS [PART]]`` prints the table of docs/smp.md; with PART, of one PARTth of the touches.
 """
 
 import sys
