@@ -13,7 +13,7 @@ from mmiotap.sources import keys
 
 THREADS = 2
 #: Touches of each thread: a million, or what the slow ways do in less than a minute.
-TOUCHES = {"step": 200_000, "lock": 20_000, "private": 1_000_000, "emulate": 1_000_000}
+TOUCHES = {"step": 1_000_000, "lock": 20_000, "private": 1_000_000, "emulate": 1_000_000}
 LETTERS = dict(zip(TOUCHES, "ABCD", strict=True))
 
 

@@ -81,6 +81,64 @@ def test_step_misses_some_or_none_and_says_how_many(mmiotap: Run, tmp_path: Path
     assert re.search(rf"^recursive: +{trace.info['recursive']}$", shown, re.M)
 
 
+RECURSIVE = """
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+static volatile uint32_t *device;
+static uint32_t *late; /* a page that comes when the other thread says so */
+static void *move(void *unused)
+{
+    __asm__ volatile("movsl" : : "S"(device + 1), "D"(late) : "memory");
+    return unused;
+}
+int main(void)
+{
+    device = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, open("device", O_RDWR), 0);
+    device[1] = 42;
+    late = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int server = syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+    struct uffdio_api api = {.api = UFFD_API};
+    struct uffdio_range page = {(uintptr_t)late, 4096};
+    struct uffdio_register wanted = {.range = page, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    struct uffdio_zeropage zeros = {.range = page};
+    struct uffd_msg message;
+    if (server < 0 || ioctl(server, UFFDIO_API, &api) || ioctl(server, UFFDIO_REGISTER, &wanted))
+        return 2;
+    pthread_t thread;
+    pthread_create(&thread, 0, move, 0);
+    if (read(server, &message, sizeof message) != sizeof message)
+        return 3;
+    /* The thread is in the middle of its instruction, and the device's page is open. This closes it, as the end of
+       another thread's step would. */
+    mprotect((void *)device, 4096, PROT_READ | PROT_WRITE);
+    ioctl(server, UFFDIO_ZEROPAGE, &zeros);
+    pthread_join(thread, 0);
+    return *late != 42;
+}
+"""
+
+
+@pytest.mark.parametrize(("way", "hits"), [("step", 1), ("emulate", None)])
+def test_a_recursive_hit_is_harmless(
+    mmiotap: Run, tmp_path: Path, compile_c: Compile, way: str, hits: int | None
+) -> None:
+    (tmp_path / "device").write_bytes(bytes(4096))
+    program = compile_c(RECURSIVE)
+    result = mmiotap("record", "-o", "t", "--smp", way, "--map", "**/device", "--", program)
+    assert result.status == 0, result.stderr
+    trace = api.open(tmp_path / "t")
+    assert trace.info.get("recursive") == hits
+    table = trace.events(["kind", "offset", "value"]).to_pylist()
+    assert [tuple(row.values()) for row in table if row["kind"] != "map"] == [("write", 4, 42), ("read", 4, 42)]
+
+
 PRIVATE_MAPPING = """
 #include <fcntl.h>
 #include <stdint.h>
