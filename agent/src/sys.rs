@@ -209,8 +209,12 @@ pub fn futex_wait_for(word: *const u32, value: u32, ns: i64) {
 }
 
 pub fn futex_wake_all(word: *const u32) {
+    futex_wake(word, i32::MAX);
+}
+
+pub fn futex_wake(word: *const u32, most: i32) {
     // SAFETY: as above.
-    unsafe { syscall3(libc::SYS_futex, word as usize, libc::FUTEX_WAKE as usize, i32::MAX as usize) };
+    unsafe { syscall3(libc::SYS_futex, word as usize, libc::FUTEX_WAKE as usize, most as usize) };
 }
 
 pub fn kill(pid: i32, signal: i32) {

@@ -25,8 +25,6 @@ const SPIN_NS: i64 = 30_000;
 const SPINS_A_LOOK: usize = 16;
 /// Between two looks at whether the server still lives.
 const SLICE_NS: i64 = 50_000_000;
-/// How long a thread that finds no slot sleeps at a time.
-const NO_SLOT_NS: i64 = 50_000;
 
 /// What the handlers before an access want.
 pub enum Verdict {
@@ -174,6 +172,10 @@ impl Hit {
     fn leave(&mut self, state: u32) {
         self.gone = true;
         word(self.slot + S_STATE).store(state, Ordering::SeqCst);
+        if word(H_WAITING).load(Ordering::SeqCst) != 0 {
+            word(H_FREED).fetch_add(1, Ordering::Relaxed);
+            sys::futex_wake(word(H_FREED).as_ptr(), 1);
+        }
     }
 }
 
@@ -230,24 +232,34 @@ fn begin(thread: &Thread, frame: &Frame, region: &Region, address: usize, width:
 
 /// A slot for the calling thread; waits for one as long as for an answer.
 fn claim(start: usize) -> Option<usize> {
-    let mut began = 0;
-    loop {
-        let free = |index: &usize| {
-            let state = word(slot_at(*index) + S_STATE);
-            state.load(Ordering::Relaxed) == FREE
-                && state.compare_exchange(FREE, CLAIMED, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    claim_now(start).or_else(|| {
+        let freed = word(H_FREED);
+        let end = sys::monotonic_ns() + long(H_LIMIT_NS).load(Ordering::Relaxed) as i64;
+        word(H_WAITING).fetch_add(1, Ordering::SeqCst);
+        let claimed = loop {
+            let seen = freed.load(Ordering::SeqCst);
+            let left = end - sys::monotonic_ns();
+            let claimed = claim_now(start);
+            if claimed.is_some() || left <= 0 {
+                break claimed;
+            }
+            sys::futex_wait_for(freed.as_ptr(), seen, left.min(SLICE_NS));
         };
-        if let Some(index) = (0..MAX_SLOTS).map(|number| (start + number) % MAX_SLOTS).find(free) {
-            return Some(index);
-        }
-        let now = sys::monotonic_ns();
-        began = if began == 0 { now } else { began };
-        if now - began > long(H_LIMIT_NS).load(Ordering::Relaxed) as i64 {
+        word(H_WAITING).fetch_sub(1, Ordering::Relaxed);
+        if claimed.is_none() {
             fail(H_NO_SLOT);
-            return None;
         }
-        sys::sleep_ns(NO_SLOT_NS);
-    }
+        claimed
+    })
+}
+
+fn claim_now(start: usize) -> Option<usize> {
+    let free = |index: &usize| {
+        let state = word(slot_at(*index) + S_STATE);
+        state.load(Ordering::Relaxed) == FREE
+            && state.compare_exchange(FREE, CLAIMED, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    };
+    (0..MAX_SLOTS).map(|number| (start + number) % MAX_SLOTS).find(free)
 }
 
 /// Writes which probes an access touches into its slot. What their handlers want, and how many they are.
