@@ -30,21 +30,27 @@ def test_what_is_none(text: str) -> None:
         parse(text)
 
 
+BASE = MAPPING.address
+
+
 @pytest.mark.parametrize(
-    ("text", "address"),
+    ("text", "span"),
     [
-        ("resource0:0x10+4", 0x7F0000000010),
-        ("/sys/**:0xfff+4", 0x7F0000000FFF),
-        ("3:0+1", 0x7F0000000000),
-        ("4:0+1", None),
-        ("resource1:0+1", None),
-        ("resource0:0x1000+4", None),
+        ("**/resource0:0x10+4", range(BASE + 0x10, BASE + 0x14)),
+        ("/sys/**:0xfff+4", range(BASE + 0xFFF, BASE + 0x1000)),
+        ("3:0+1", range(BASE, BASE + 1)),
+        ("4:0+1", range(0)),
+        ("resource0:0+1", range(0)),
+        ("**/resource1:0+1", range(0)),
+        ("**/resource0:0x1000+4", range(0)),
+        ("0x7f0000000ffe+4", range(BASE + 0xFFE, BASE + 0x1000)),
+        ("0x7efffffffffe+4", range(BASE, BASE + 2)),
+        ("0x7f0000001000+4", range(0)),
+        ("0x7efffffffffc+4", range(0)),
     ],
 )
-def test_a_place_in_a_mapping(text: str, address: int | None) -> None:
-    place = parse(text)
-    assert isinstance(place, InMapping)
-    assert place.address(MAPPING) == address
+def test_where_that_is_in_a_mapping(text: str, span: range) -> None:
+    assert parse(text).span(MAPPING) == span
 
 
 @pytest.mark.parametrize(("start", "length"), [(0, 0), (-1, 4), (2**64 - 1, 2)])

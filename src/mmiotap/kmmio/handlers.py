@@ -27,14 +27,14 @@ def run(probes: Iterable[Probe], access: Access, report: Report) -> bool:
                 handler(access)
     except Exception as error:
         access.unanswered()
-        report(f"{'pre' if is_before else 'post'} of {access}: {_what_and_where(error)}")
+        report(f"{'pre' if is_before else 'post'} of {access}: {what_and_where(error)}")
         return False
     finally:
         access.phase = _OVER
     return True
 
 
-def _what_and_where(error: Exception) -> str:
+def what_and_where(error: Exception) -> str:
     """``ZeroDivisionError: division by zero (device.py:12)``, the line that of the handler or of what it called."""
     what = f"{type(error).__name__}: {error}".replace("\n", " ")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in OURS]

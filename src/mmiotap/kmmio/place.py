@@ -4,29 +4,42 @@ from dataclasses import dataclass
 
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping
-from mmiotap.trace.names import glob_matches
+from mmiotap.trace.names import rule_selects
 
 
 @dataclass(frozen=True)
 class InMapping:
-    """``length`` bytes from ``offset`` of every mapping that ``rule``, a glob over paths or a mapping's id, selects."""
+    """``length`` bytes from ``offset`` of every mapping that ``rule``, as of ``record --map`` or an id, selects."""
 
     rule: str
     offset: int
     length: int
 
     def address(self, mapping: Mapping) -> int | None:
-        """Where that is in this mapping, or None if it is not this one's, or not a byte of it lies inside."""
-        chosen = mapping.map_id == int(self.rule) if self.rule.isdecimal() else glob_matches(self.rule, mapping)
-        return mapping.address + self.offset if chosen and self.offset < mapping.length else None
+        """Where it begins in this mapping, or None if not a byte of it is in there."""
+        if not (mapping.map_id == int(self.rule) if self.rule.isdecimal() else rule_selects(self.rule, mapping.path)):
+            return None
+        return mapping.address + self.offset if self.offset < mapping.length else None
+
+    def span(self, mapping: Mapping) -> range:
+        """The addresses of it that lie in this mapping."""
+        start = self.address(mapping)
+        if start is None:
+            return range(0)
+        return range(start, min(start + self.length, mapping.address + mapping.length))
 
 
 @dataclass(frozen=True)
 class AtAddress:
-    """``length`` bytes from address ``start``, whatever is mapped there."""
+    """``length`` bytes from address ``start``, in whatever mapping is there."""
 
     start: int
     length: int
+
+    def span(self, mapping: Mapping) -> range:
+        """The addresses of it that lie in this mapping."""
+        behind = min(self.start + self.length, mapping.address + mapping.length)
+        return range(max(self.start, mapping.address), behind)
 
 
 Place = InMapping | AtAddress

@@ -19,6 +19,7 @@ from mmiotap.trace.errors import MmiotapError
 
 if TYPE_CHECKING:
     from mmiotap.sources.hooks import Hooks
+    from mmiotap.sources.observers import Observers
 
 #: Accesses of a site that trap before it is patched: enough that code which runs once is left as it is.
 AUTO_PATCH = 4
@@ -40,13 +41,17 @@ def record(
     protocol: str = "breakpoint",
     smp: str = "emulate",
     force: bool = False,
+    keep: bool = True,
     hooks: "Hooks | None" = None,
+    observers: "Observers | None" = None,
+    on_start: Callable[[Child], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> RecordResult:
     """Run a program to its end and record it into a new trace.
 
     ``buffer`` is in bytes, ``patch`` as :func:`patch_after` reads it; with another ``smp`` than "emulate" no site is
-    patched (docs/smp.md). ``hooks`` may get and lose probes while the program runs; they need "emulate".
+    patched (docs/smp.md). ``hooks`` may get and lose probes while the program runs; they need "emulate". So may
+    ``observers``; without ``keep`` they are told of the events, and the trace has none. ``on_start`` gets the program.
     ``on_progress`` is called at most five times a second. Raises MmiotapError if the program cannot be recorded;
     launch.NotStartedError, which is one, if a shell could not start it either.
     """
@@ -76,7 +81,17 @@ def record(
         "protocol": protocol,
         "smp": smp,
     }
-    recording = Recording(folder, command, settings, "agent", enabled=not disabled, buffer=buffer, force=force)
+    recording = Recording(
+        folder,
+        command,
+        settings,
+        "agent",
+        enabled=not disabled,
+        buffer=buffer,
+        force=force,
+        keep=keep,
+        observers=observers,
+    )
     with Signals() as signals:
         with recording.serving(), hooks.serving(recording.trace.live) if hooks else contextlib.nullcontext():
             env = launch.environment(recording.trace.arena.absolute(), agent)
@@ -86,6 +101,8 @@ def record(
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
             signals.forward_to(child)
+            if on_start:
+                on_start(child)
             recording.follow(child, on_progress)
         if hooks:
             recording.notes["hooks"] = asdict(hooks.counts)

@@ -23,6 +23,7 @@ from mmiotap.trace.arena import PROTOCOLS, SMP_WAYS, Arena, ArenaWriter
 from mmiotap.trace.errors import MmiotapError
 
 if TYPE_CHECKING:
+    from mmiotap.sources.observers import Observers
     from mmiotap.trace.sealer import Sealer
 
 #: Bytes of events that may wait to be sealed.
@@ -108,10 +109,15 @@ class Recording:
         enabled: bool,
         buffer: int,
         force: bool,
+        keep: bool = True,
+        observers: "Observers | None" = None,
     ) -> None:
+        """Without ``keep`` there is no event in the trace, and ``observers`` are all that it is made for."""
         self.trace = store.TraceDir(folder)
         self._folder = folder
         self._started = time.monotonic_ns()
+        self._keep = keep
+        self._observers = observers
         self._sealer: Sealer | None = None
         self._sealing = threading.Lock()
         self._trouble: str | None = None
@@ -169,6 +175,8 @@ class Recording:
         while not program.wait(pause):
             states = Counter(self.arena.states())
             self._warm_up(states)
+            if self._observers:
+                self._observers.look(self.arena.snapshot(copy=False))
             pause = BUSY_PAUSE_MS if states[layout.FULL] else IDLE_PAUSE_MS
             if self._trouble is None:
                 try:
@@ -247,7 +255,8 @@ class Recording:
         if self._sealer is None:
             from mmiotap.trace.sealer import Sealer
 
-            self._sealer = Sealer(self._folder, self.arena)
+            look = self._observers.look if self._observers else None
+            self._sealer = Sealer(self._folder, self.arena, keep=self._keep, look=look)
         return self._sealer
 
     def _give_up(self, error: OSError) -> None:

@@ -1,5 +1,6 @@
 """Short names of mappings, and globs over their paths."""
 
+import functools
 import re
 
 from mmiotap.trace.model import Mapping
@@ -11,13 +12,21 @@ def short_name(mapping: Mapping) -> str:
     return name or "map"
 
 
-def glob_matches(glob: str, mapping: Mapping) -> bool:
-    """Whether a glob, by the rules of ``record --map``, matches the whole path; one without ``/`` also the short name.
+def rule_selects(rule: str, path: str) -> bool:
+    """Whether a rule of ``record --map`` selects this path, all of it.
 
     ``*`` is any run without ``/``, ``**`` any run, ``?`` one character that is not ``/``; everything else is literal.
     """
+    return _pattern(rule).fullmatch(path) is not None
+
+
+def glob_matches(glob: str, mapping: Mapping) -> bool:
+    """Whether a glob, by the rules of ``record --map``, matches the path; one without ``/`` also the short name."""
+    return rule_selects(glob, mapping.path) or ("/" not in glob and rule_selects(glob, short_name(mapping)))
+
+
+@functools.lru_cache
+def _pattern(glob: str) -> re.Pattern[str]:
     wildcards = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
     words = re.split(r"(\*\*|\*|\?)", glob)
-    pattern = re.compile("".join(wildcards.get(word, re.escape(word)) for word in words), re.DOTALL)
-    names = [mapping.path] if "/" in glob else [mapping.path, short_name(mapping)]
-    return any(pattern.fullmatch(name) for name in names)
+    return re.compile("".join(wildcards.get(word, re.escape(word)) for word in words), re.DOTALL)

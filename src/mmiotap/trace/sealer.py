@@ -22,11 +22,25 @@ class Sealer:
     beside the events is written first, then the part appears, and then the segments are given back.
     """
 
-    def __init__(self, folder: Path, arena: Arena, state: str = "finished") -> None:
-        """``state`` is what the trace is in after :meth:`finish`."""
+    def __init__(
+        self,
+        folder: Path,
+        arena: Arena,
+        state: str = "finished",
+        *,
+        keep: bool = True,
+        look: Callable[[list[Chunk]], None] | None = None,
+    ) -> None:
+        """``state`` is what the trace is in after :meth:`finish`.
+
+        Without ``keep`` no row comes into a part; they are only counted. ``look`` is called with every snapshot before
+        its segments are given back.
+        """
         self._folder = folder
         self._arena = arena
         self._state = state
+        self._keep = keep
+        self._look = look
         self._lock = threading.Lock()
         self._scratch = rows.Scratch()
         self._writer: TraceWriter | None = None
@@ -76,6 +90,8 @@ class Sealer:
 
     def _seal(self, writer: TraceWriter, chunks: list[Chunk], over: list[Chunk], lost_unplaced: int) -> None:
         """What is not in parts of these chunks, and losses in streams that are ``over``."""
+        if self._look:
+            self._look(chunks)
         waiting = rows.unsealed(chunks, writer.sealed)
         end_ns = max(writer.end_ns, rows.latest_ns(waiting))
         lost = rows.losses(over, lost_unplaced, writer.sealed, end_ns)
@@ -93,7 +109,10 @@ class Sealer:
         if len(paths) > len(known):
             writer.update(not_selected=paths)
         with self._lock:
-            writer.append(found.events, rows.sealed_by(part))
+            if self._keep:
+                writer.append(found.events, rows.sealed_by(part))
+            else:
+                writer.pass_over(found.events, rows.sealed_by(part))
 
     def _list(self, records: Iterable[_R], add: Callable[[Iterable[_R]], None]) -> None:
         """Add those that are not there."""

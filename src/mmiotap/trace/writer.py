@@ -84,6 +84,10 @@ class TraceWriter:
         self._next_part += 1
         self._note(table.num_rows, lost, sealed or {}, int(times.max(initial=0)))
 
+    def pass_over(self, table: pa.Table, sealed: dict[int, int]) -> None:
+        """Count these events as if they were in a part."""
+        self._note(table.num_rows, count_lost(table), sealed, int(table["time_ns"].to_numpy().max(initial=0)))
+
     def add_mappings(self, mappings: Iterable[Mapping]) -> None:
         self._add(self.dir.mappings_file, mappings)
 

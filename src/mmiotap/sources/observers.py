@@ -1,0 +1,128 @@
+"""Who looks at a recording while it is made: probes that observe, and whoever wants whole batches of events.
+
+They read the rows that the program writes anyway, so it does not wait for them, unless they fall behind by the whole
+buffer. All run in the thread that seals.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from mmiotap.kmmio import handlers
+from mmiotap.kmmio.access import Access, Phase
+from mmiotap.kmmio.place import Place
+from mmiotap.kmmio.probe import Probe
+from mmiotap.trace import layout
+from mmiotap.trace.errors import MmiotapError
+from mmiotap.trace.model import Mapping, Module, Process
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mmiotap.trace.arena import Chunk
+
+#: Kinds of events that are the program's accesses.
+ACCESSES = ("read", "write", "unknown")
+
+#: Gets events, with the columns of docs/architecture.md.
+Watcher = Callable[["pa.Table"], None]
+
+
+class Observers:
+    """They get every access of a recording once: a thread's rows in their order, those of several threads nearly so.
+
+    ``report`` is called with a line for each handler that raises; the others go on.
+    """
+
+    def __init__(self, report: Callable[[str], None], name_of: Callable[[int, int], str] | None = None) -> None:
+        self._report = report
+        self._name_of = name_of
+        self._lock = threading.Lock()
+        self._told: dict[int, int] = {}  # how far each stream was told of
+        self._watchers: dict[object, tuple[Sequence[Place], Watcher]] = {}
+        #: What is known by now of the processes that are recorded.
+        self.mappings: dict[int, Mapping] = {}
+        self.modules: list[Module] = []
+        self.processes: list[Process] = []
+
+    def watch(self, places: Sequence[Place], watcher: Watcher) -> object:
+        """Have this called for what happens from now on: accesses to these places, in batches. Returns its key."""
+        key = object()
+        with self._lock:
+            self._watchers[key] = places, watcher
+        return key
+
+    def probe(self, place: Place, probe: Probe) -> object:
+        """Have the handler ``post`` called for each access to a place. Returns its key."""
+        if probe.pre:
+            raise MmiotapError("a probe that observes sees accesses when they are over: it has a post, and no pre")
+
+        def each(events: "pa.Table") -> None:
+            for access in _accesses(events, self.mappings, self._name_of):
+                handlers.run([probe], access, self._report)
+
+        return self.watch([place], each)
+
+    def remove(self, key: object) -> None:
+        """Nothing that is published from now on is told to it."""
+        with self._lock:
+            del self._watchers[key]
+
+    def look(self, chunks: "Sequence[Chunk]") -> None:
+        """Tell them what is new in a snapshot of the arena. Never raises, whatever they do."""
+        from mmiotap.trace import rows
+
+        new = rows.unsealed(chunks, self._told)
+        for part in rows.in_parts(new):
+            found = rows.convert(part, self.mappings, rows.Scratch())
+            self._told.update(rows.sealed_by(part))
+            self.modules += found.modules
+            self.processes += found.processes
+            with self._lock:
+                watchers = tuple(self._watchers.values())
+            for places, watcher in watchers:
+                self._tell(places, watcher, found.events)
+
+    def _tell(self, places: Sequence[Place], watcher: Watcher, events: "pa.Table") -> None:
+        try:
+            chosen = _at(places, events, self.mappings)
+            if chosen.num_rows:
+                watcher(chosen)
+        except Exception as error:
+            self._report(f"an observer failed: {handlers.what_and_where(error)}")
+
+
+def _at(places: Sequence[Place], events: "pa.Table", mappings: dict[int, Mapping]) -> "pa.Table":
+    """The accesses that have a byte in one of these places."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    events = events.filter(pc.field("kind").isin(ACCESSES))
+    map_ids = events["map_id"].to_numpy()
+    offsets = events["offset"].to_numpy()
+    ends = offsets + np.maximum(events["width"].to_numpy(), 1)  # of some instructions no width is known
+    chosen = np.zeros(events.num_rows, np.bool_)
+    for mapping, place in itertools.product(mappings.values(), places):
+        if span := place.span(mapping):
+            first, behind = span.start - mapping.address, span.stop - mapping.address
+            chosen |= (map_ids == mapping.map_id) & (offsets < behind) & (ends > first)
+    return events.filter(pa.array(chosen))
+
+
+def _accesses(
+    events: "pa.Table", mappings: dict[int, Mapping], name_of: Callable[[int, int], str] | None
+) -> Iterator[Access]:
+    names = ("kind", "map_id", "offset", "width", "value", "data", "pc", "pid", "tid", "time_ns", "flags")
+    columns = [events[name].to_pylist() for name in names]
+    for kind, map_id, offset, width, value, data, pc, pid, tid, time_ns, flags in zip(*columns, strict=True):
+        mapping = mappings[map_id]
+        if flags & layout.VALUE_UNKNOWN or kind == "unknown":
+            value = None
+        elif data is not None:
+            value = int.from_bytes(data, "little")
+        yield Access(
+            kind, mapping.address + offset, offset, width, value, pc, pid, tid, time_ns, map_id, mapping.path, flags,
+            Phase.OVER, None, name_of,
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Programs under probes: what ``mmiotap.launch`` and ``mmiotap.attach`` return."""
