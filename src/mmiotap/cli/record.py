@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         again = ["mmiotap", "record", "--map", "PATH", "--", *command]
         print(summary(result, again), file=sys.stderr)
     if result.signal is not None:
-        _die_of(result.signal)
+        die_of(result.signal)
     return result.status or 0
 
 
@@ -157,7 +157,7 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
-def _die_of(number: int) -> None:
+def die_of(number: int) -> None:
     """End as the program ended, so that a shell sees the same; its core file is the one that counts."""
     import resource
     import signal

@@ -38,7 +38,7 @@ class Observers:
     def __init__(self, report: Callable[[str], None], name_of: Callable[[int, int], str] | None = None) -> None:
         self._report = report
         self._name_of = name_of
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # held while they are told, so that who was removed is not running any more
         self._told: dict[int, int] = {}  # how far each stream was told of
         self._watchers: dict[object, tuple[Sequence[Place], Watcher]] = {}
         #: What is known by now of the processes that are recorded.
@@ -48,24 +48,24 @@ class Observers:
 
     def watch(self, places: Sequence[Place], watcher: Watcher) -> object:
         """Have this called for what happens from now on: accesses to these places, in batches. Returns its key."""
-        key = object()
-        with self._lock:
-            self._watchers[key] = places, watcher
-        return key
+        return self._add(object(), places, watcher)
 
     def probe(self, place: Place, probe: Probe) -> object:
         """Have the handler ``post`` called for each access to a place. Returns its key."""
         if probe.pre:
             raise MmiotapError("a probe that observes sees accesses when they are over: it has a post, and no pre")
 
+        key = object()
+
         def each(events: "pa.Table") -> None:
             for access in _accesses(events, self.mappings, self._name_of):
-                handlers.run([probe], access, self._report)
+                if key in self._watchers:
+                    handlers.run([probe], access, self._report)
 
-        return self.watch([place], each)
+        return self._add(key, [place], each)
 
     def remove(self, key: object) -> None:
-        """Nothing that is published from now on is told to it."""
+        """When this returns it is not called any more. (By itself: after this call.)"""
         with self._lock:
             del self._watchers[key]
 
@@ -73,16 +73,20 @@ class Observers:
         """Tell them what is new in a snapshot of the arena. Never raises, whatever they do."""
         from mmiotap.trace import rows
 
-        new = rows.unsealed(chunks, self._told)
-        for part in rows.in_parts(new):
+        for part in rows.in_parts(rows.unsealed(chunks, self._told)):
             found = rows.convert(part, self.mappings, rows.Scratch())
             self._told.update(rows.sealed_by(part))
             self.modules += found.modules
             self.processes += found.processes
             with self._lock:
-                watchers = tuple(self._watchers.values())
-            for places, watcher in watchers:
-                self._tell(places, watcher, found.events)
+                for key, (places, watcher) in tuple(self._watchers.items()):
+                    if key in self._watchers:
+                        self._tell(places, watcher, found.events)
+
+    def _add(self, key: object, places: Sequence[Place], watcher: Watcher) -> object:
+        with self._lock:
+            self._watchers[key] = places, watcher
+        return key
 
     def _tell(self, places: Sequence[Place], watcher: Watcher, events: "pa.Table") -> None:
         try:

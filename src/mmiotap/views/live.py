@@ -30,7 +30,7 @@ class LiveLines:
             self._lines = EventLines(mappings, self._start_ns, processes=len(processes) > 1, colour=wants_colour())
         if not self._read:
             return
-        sites = self._symbols.names(events["pid"].to_pylist(), events["pc"].to_pylist())
+        sites = self._symbols.names(events["pid"].to_numpy().tolist(), events["pc"].to_numpy().tolist())
         try:
             sys.stdout.writelines(f"{line}\n" for line in self._lines.draw(events, sites))
             sys.stdout.flush()
