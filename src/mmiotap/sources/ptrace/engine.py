@@ -120,7 +120,7 @@ class Engine:
         """Have handlers run for each access to a place: where it is now, and wherever it is mapped later.
 
         They run in the tracer's thread, and the program waits for them; those of a ``hook`` may answer. Raises
-        ProbeExists, or MmiotapError if there is nothing at an address.
+        ProbeExists, or MmiotapError if there is nothing at an address. A program may be probed before it is launched.
         """
         placed = Placed(place, pre, post, hook)
         self.do(lambda: self._place(placed))
@@ -156,7 +156,7 @@ class Engine:
 
     def do(self, action: Callable[[], _T]) -> _T:
         """Have the tracer do something between two accesses, and wait for the result. Raises Finished if it is over."""
-        if threading.current_thread() is self._tracer:
+        if self._tracer is None or threading.current_thread() is self._tracer:
             return action()
         future: Future[_T] = Future()
 
@@ -507,7 +507,7 @@ class Engine:
                 if space.followed:
                     self._following.take_over_all(space)
                     self.place_in(space, placed)
-            if isinstance(placed.place, AtAddress) and not placed.probes:
+            if isinstance(placed.place, AtAddress) and self._spaces and not placed.probes:
                 raise MmiotapError(f"nothing is mapped at {placed.place.start:#x} that could be probed")
         except BaseException:
             self._displace(placed)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmiotap.sources import launch
 from mmiotap.sources.child import Signals
@@ -18,8 +19,12 @@ from mmiotap.sources.ptrace.engine import Engine, Finished
 from mmiotap.sources.ptrace.rows import Rows
 from mmiotap.sources.recording import DEFAULT_BUFFER, Progress, Recording, RecordResult, default_folder
 
+if TYPE_CHECKING:
+    from mmiotap.sources.observers import Observers
+
 #: Takes a line for the user, about what is not as usual.
 Report = Callable[[str], None]
+OnEngine = Callable[[Engine], None]
 
 
 def say(text: str) -> None:
@@ -37,16 +42,36 @@ def record(
     disabled: bool = False,
     buffer: int = DEFAULT_BUFFER,
     force: bool = False,
+    keep: bool = True,
+    observers: "Observers | None" = None,
+    on_engine: OnEngine | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     report: Report = say,
 ) -> RecordResult:
-    """Run a program to its end and record it: as sources.agent.record, for whatever the agent cannot get into."""
+    """Run a program to its end and record it: as sources.agent.record, for whatever the agent cannot get into.
+
+    ``on_engine`` gets the engine before the program's first instruction, and may place probes.
+    """
     program = launch.find_program(command[0])
     folder = Path(path) if path is not None else default_folder(program)
-    recorder = _Recorder(command, folder, maps, way, on_full, report, enabled=not disabled, buffer=buffer, force=force)
+    recorder = _Recorder(
+        command,
+        folder,
+        maps,
+        way,
+        on_full,
+        report,
+        enabled=not disabled,
+        buffer=buffer,
+        force=force,
+        keep=keep,
+        observers=observers,
+    )
     with Signals() as signals:
         with recorder.recording.serving():
             try:
+                if on_engine:
+                    on_engine(recorder.engine)
                 recorder.engine.launch(program, command)
             except OSError as error:
                 recorder.give_up()
@@ -67,20 +92,37 @@ def attach(
     on_full: str = "wait",
     buffer: int = DEFAULT_BUFFER,
     force: bool = False,
+    keep: bool = True,
+    observers: "Observers | None" = None,
+    on_engine: OnEngine | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     report: Report = say,
 ) -> RecordResult:
     """Record a process that runs, until it ends, ``until`` is set, or the time is over; then leave it as it was.
 
-    Raises MmiotapError if it cannot be traced.
+    ``on_engine`` gets the engine when the process is traced, and may place probes, or leave by what it raises. Raises MmiotapError if it cannot be traced.
     """
     process.check(pid)
     name = Path(proc.executable(pid)).name
     folder = Path(path) if path is not None else default_folder(name)
-    recorder = _Recorder([name], folder, maps, way, on_full, report, enabled=True, buffer=buffer, force=force)
+    recorder = _Recorder(
+        [name],
+        folder,
+        maps,
+        way,
+        on_full,
+        report,
+        enabled=True,
+        buffer=buffer,
+        force=force,
+        keep=keep,
+        observers=observers,
+    )
     with recorder.recording.serving():
         try:
             recorder.engine.attach(pid)
+            if on_engine:
+                on_engine(recorder.engine)
         except BaseException:
             recorder.give_up()
             raise
@@ -104,12 +146,24 @@ class _Recorder:
         enabled: bool,
         buffer: int,
         force: bool,
+        keep: bool,
+        observers: "Observers | None",
     ) -> None:
         rules = list(launch.DEVICE_PATHS) if maps is None else maps
         launch.check_rules(rules)
         settings = {"maps": rules, "on_full": on_full, "latency": False, "smp": way}
         self._folder = folder
-        self.recording = Recording(folder, command, settings, "ptrace", enabled=enabled, buffer=buffer, force=force)
+        self.recording = Recording(
+            folder,
+            command,
+            settings,
+            "ptrace",
+            enabled=enabled,
+            buffer=buffer,
+            force=force,
+            keep=keep,
+            observers=observers,
+        )
         rows = Rows(self.recording.arena)
         self.engine = Engine(way=way, rules=rules, log=rows, report=report, enabled=enabled)
         self.recording.on_switch = self._switch
