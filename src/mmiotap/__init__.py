@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from mmiotap.trace.errors import MmiotapError
 
 if TYPE_CHECKING:
+    from mmiotap.target import Attached, Launched
     from mmiotap.trace.reader import Trace
 
-__all__ = ["MmiotapError", "Trace", "mark", "open", "record"]
+__all__ = ["MmiotapError", "Trace", "attach", "launch", "mark", "open", "record"]
 
 
 def record(
@@ -63,6 +64,37 @@ def record(
     if result.trouble:
         raise MmiotapError(result.trouble)
     return open(result.path)
+
+
+def launch(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    maps: Sequence[str] = (),
+    on_hook_failure: Literal["device", "stop"] = "device",
+    limit: float = 1.0,
+    report: Callable[[str], None] | None = None,
+) -> "Launched":
+    """A program that will run with probes on its accesses, for a ``with`` statement; ``wait()`` runs it to its end.
+
+    ``maps`` selects mappings beside those that probes name, ``limit`` is how many seconds a handler may take, and
+    ``on_hook_failure`` what happens if it takes longer or raises: the device answers, or the program is killed.
+    ``report`` gets a line for each handler that raises (default: it goes to standard error). Raises MmiotapError if
+    the agent cannot get into the program.
+    """
+    from mmiotap import target
+
+    words = [os.fspath(word) for word in command]
+    return target.Launched(words, maps, on_hook_failure, limit, report or target.warn)
+
+
+def attach(pid: int, *, report: Callable[[str], None] | None = None) -> "Attached":
+    """A process that runs already, for a ``with`` statement in which its accesses may be probed, from outside.
+
+    ``report`` is as for :func:`launch`. Raises MmiotapError if the process cannot be traced.
+    """
+    from mmiotap import target
+
+    return target.Attached(pid, report or target.warn)
 
 
 def open(path: str | os.PathLike[str]) -> "Trace":

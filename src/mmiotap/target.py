@@ -1,5 +1,6 @@
 """Programs under probes: what :func:`mmiotap.launch` and :func:`mmiotap.attach` return."""
 
+import contextlib
 import signal
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from mmiotap.sources import agent, launch
 from mmiotap.sources.child import Child
 from mmiotap.sources.hooks import Hooks
 from mmiotap.sources.observers import Observers
+from mmiotap.sources.ptrace.engine import Engine, Finished
+from mmiotap.sources.ptrace.engine import Placed as EnginePlaced
 from mmiotap.sources.recording import RecordResult
 from mmiotap.trace.errors import MmiotapError
 
@@ -35,6 +38,36 @@ class Placed(Protocol):
         """When this returns, no handler of it runs, and none ever will. (In a handler: but for this one.)"""
 
 
+class Attached:
+    """A process that runs, probed from outside. Leaving the ``with`` leaves it as it was."""
+
+    def __init__(self, pid: int, report: Callable[[str], None]) -> None:
+        self.pid = pid
+        self._engine = Engine(report=report, name_of=LiveNames())
+        self._engine.attach(pid)
+
+    def probe(
+        self, place: str | Place, *, pre: Handler | None = None, post: Handler | None = None, hook: bool = True
+    ) -> Placed:
+        """Have ``pre`` called before each access to a place, and ``post`` after it.
+
+        The program waits for both. Handlers of a hook may answer; without ``hook`` there is only ``post``.
+        """
+        where = parse(place) if isinstance(place, str) else place
+        return _Outside(self._engine, self._engine.probe(where, pre=pre, post=post, hook=hook))
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Its exit status, or minus the signal that it died of; None if it still runs after so many seconds."""
+        self._engine.wait(None if seconds is None else int(seconds * 1000))
+        return self._engine.exit_code
+
+    def __enter__(self) -> "Attached":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.detach()
+
+
 class Launched:
     """A program that is about to run, or runs, with the agent in it. To be used in a ``with`` statement.
 
@@ -45,11 +78,10 @@ class Launched:
     def __init__(
         self,
         command: Sequence[str],
-        *,
-        maps: Sequence[str] = (),
-        on_hook_failure: str = "device",
-        limit: float = 1.0,
-        report: Callable[[str], None] = warn,
+        maps: Sequence[str],
+        on_hook_failure: str,
+        limit: float,
+        report: Callable[[str], None],
     ) -> None:
         self._command = list(command)
         self._maps = list(maps)
@@ -147,6 +179,15 @@ class Launched:
             self._result.set_exception(error)
         finally:
             self._begun.set()
+
+
+class _Outside:
+    def __init__(self, engine: Engine, placed: EnginePlaced) -> None:
+        self._engine, self._placed = engine, placed
+
+    def remove(self) -> None:
+        with contextlib.suppress(Finished):
+            self._engine.unprobe(self._placed)
 
 
 class _Hook:

@@ -13,21 +13,29 @@ examples:
 
 import argparse
 import contextlib
+import os
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmiotap.trace.errors import MmiotapError
 
 if TYPE_CHECKING:
     from mmiotap.kmmio.place import Place
     from mmiotap.kmmio.script import Script
+    from mmiotap.sources.hooks import Hooks
     from mmiotap.sources.observers import Observers
+    from mmiotap.sources.ptrace.engine import Engine
     from mmiotap.sources.recording import RecordResult
+
+#: At most this many mapped paths are named when none was probed.
+PATHS_NAMED = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,49 +76,130 @@ def run(args: argparse.Namespace) -> int:
         script = Script(args.script, say)
     if args.observe and script and script.defines("pre"):
         raise MmiotapError(f"{args.script} has a pre, which cannot be called when an access is over: drop --observe")
+    if len(args.target) == 1 and args.target[0].isdecimal():
+        return _probe_process(args, int(args.target[0]), places, script)
     return _probe_command(args, places, script)
 
 
 def _probe_command(args: argparse.Namespace, places: "list[Place]", script: "Script | None") -> int:
-    from mmiotap.analysis.live import LiveNames
     from mmiotap.cli.record import die_of
-    from mmiotap.kmmio.probe import Probe
-    from mmiotap.sources import agent, launch
-    from mmiotap.sources.hooks import Hooks
-    from mmiotap.sources.observers import Observers
+    from mmiotap.sources import agent, engines, launch
+    from mmiotap.sources.ptrace import record as ptrace
 
-    name_of = LiveNames()
-    hooks = None
-    observers = Observers(say, name_of)
-    if script is None:
-        _print_accesses(observers, places)
-    elif args.observe:
-        for place in places:
-            observers.probe(place, Probe(0, place.length, post=script.post, hook=False))
-    else:
-        hooks = Hooks(limit=args.limit, on_failure=args.on_hook_failure, report=say, name_of=name_of)
-        for place in places:
-            hooks.add(place, Probe(0, place.length, script.pre, script.post))
+    probes = _Probes(args, places, script)
     try:
+        chosen = engines.choose(args.target, args.engine, say)
         with _trace_folder(args.output) as folder:
-            result = agent.record(
-                args.target,
-                maps=rules(places, args.map),
-                path=folder,
-                force=args.force,
-                keep=args.output is not None,
-                hooks=hooks,
-                observers=observers,
-            )
+            common: dict[str, Any] = {"path": folder, "force": args.force, "keep": args.output is not None}
+            if chosen == "agent":
+                hooks, observers = probes.for_agent()
+                result = agent.record(
+                    args.target, maps=rules(places, args.map), hooks=hooks, observers=observers, **common
+                )
+            else:
+                result = ptrace.record(
+                    args.target, maps=[], observers=probes.observers, on_engine=probes.place, report=say, **common
+                )
     except launch.NotStartedError as error:
         say(str(error))
         return error.status
-    if hooks and hooks.counts.unanswered:
-        say(f"{hooks.counts.unanswered} accesses went on without an answer: nobody gave one in time")
-    _sum_up(result, args)
+    probes.sum_up(result)
     if result.signal is not None:
         die_of(result.signal)
     return result.status or 0
+
+
+def _probe_process(args: argparse.Namespace, pid: int, places: "list[Place]", script: "Script | None") -> int:
+    from mmiotap.sources.ptrace import record as ptrace
+
+    if args.engine == "agent":
+        raise MmiotapError(
+            "the agent cannot get into a process that runs: leave --engine out, or start the program here"
+        )
+    until = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: until.set())
+    probes = _Probes(args, places, script)
+    with _trace_folder(args.output) as folder:
+        result = ptrace.attach(
+            pid,
+            until=until,
+            maps=[],
+            path=folder,
+            force=args.force,
+            keep=args.output is not None,
+            observers=probes.observers,
+            on_engine=probes.place,
+            report=say,
+        )
+    probes.sum_up(result)
+    return 0
+
+
+class _Probes:
+    """What is to happen at the places, by whichever engine."""
+
+    def __init__(self, args: argparse.Namespace, places: "list[Place]", script: "Script | None") -> None:
+        from mmiotap.analysis.live import LiveNames
+        from mmiotap.kmmio.probe import Probe
+        from mmiotap.sources.observers import Observers
+        from mmiotap.views.live import LiveLines
+
+        self._args = args
+        self._places = places
+        self._script = script
+        self._hooks: Hooks | None = None
+        self._hooked = script is not None and not args.observe
+        self._name_of = LiveNames()
+        self.observers = observers = Observers(say, self._name_of)
+        if script is None:
+            lines = LiveLines(time.monotonic_ns())
+            observers.watch(
+                places,
+                lambda events: lines.write(
+                    events, list(observers.mappings.values()), observers.modules, observers.processes
+                ),
+            )
+        elif args.observe:
+            for place in places:
+                observers.probe(place, Probe(0, place.length, post=script.post, hook=False))
+
+    def for_agent(self) -> "tuple[Hooks | None, Observers]":
+        from mmiotap.kmmio.probe import Probe
+        from mmiotap.sources.hooks import Hooks
+
+        if self._hooked and self._script:
+            self._hooks = Hooks(
+                limit=self._args.limit, on_failure=self._args.on_hook_failure, report=say, name_of=self._name_of
+            )
+            for place in self._places:
+                self._hooks.add(place, Probe(0, place.length, self._script.pre, self._script.post))
+        return self._hooks, self.observers
+
+    def place(self, engine: "Engine") -> None:
+        """For the engine from outside, in which the places are all that is recorded."""
+        engine.name_of = self._name_of
+        if self._args.on_hook_failure == "stop":
+            engine.failed = lambda: os.kill(engine.pid, signal.SIGKILL)
+        for place in self._places:
+            if self._hooked and self._script:
+                engine.probe(place, pre=self._script.pre, post=self._script.post)
+            else:
+                engine.probe(place, hook=False)
+
+    def sum_up(self, result: "RecordResult") -> None:
+        """What a user has to know when it is over."""
+        if result.trouble:
+            say(result.trouble)
+        if result.lost:
+            say(f"{result.lost} accesses were not seen: the buffer was full")
+        if self._hooks and (unanswered := self._hooks.counts.unanswered):
+            say(f"{unanswered} accesses went on without an answer: none came in time")
+        if not result.mappings:
+            mapped = ", ".join(result.not_selected[:PATHS_NAMED]) or "nothing that could be probed"
+            say(f"none of these places was there: the program mapped {mapped}")
+        elif self._args.output is not None:
+            say(f"next: mmiotap show {shlex.quote(self._args.output)}")
 
 
 def rules(places: "list[Place]", maps: list[str] | None) -> list[str]:
@@ -128,16 +217,6 @@ def say(text: str) -> None:
     print(f"mmiotap: {text}", file=sys.stderr, flush=True)
 
 
-def _print_accesses(observers: "Observers", places: "list[Place]") -> None:
-    from mmiotap.views.live import LiveLines
-
-    lines = LiveLines(time.monotonic_ns())
-    observers.watch(
-        places,
-        lambda events: lines.write(events, list(observers.mappings.values()), observers.modules, observers.processes),
-    )
-
-
 @contextlib.contextmanager
 def _trace_folder(wanted: str | None) -> Iterator[Path]:
     """Where the trace is made; if nobody wants it, it is gone afterwards."""
@@ -146,15 +225,3 @@ def _trace_folder(wanted: str | None) -> Iterator[Path]:
     else:
         with tempfile.TemporaryDirectory(prefix="mmiotap-probe-") as folder:
             yield Path(folder) / "trace"
-
-
-def _sum_up(result: "RecordResult", args: argparse.Namespace) -> None:
-    if result.trouble:
-        say(result.trouble)
-    if result.lost:
-        say(f"{result.lost} accesses were not seen: the buffer was full")
-    if not result.mappings:
-        mapped = ", ".join(result.not_selected[:8]) or "nothing that could be probed"
-        say(f"none of these places was there: the program mapped {mapped}")
-    elif args.output is not None:
-        say(f"next: mmiotap show {shlex.quote(args.output)}")

@@ -100,7 +100,8 @@ def attach(
 ) -> RecordResult:
     """Record a process that runs, until it ends, ``until`` is set, or the time is over; then leave it as it was.
 
-    ``on_engine`` gets the engine when the process is traced, and may place probes, or leave by what it raises. Raises MmiotapError if it cannot be traced.
+    ``on_engine`` gets the engine when the process is traced, and may place probes. Raises MmiotapError if it cannot be
+    traced, or what ``on_engine`` raises.
     """
     process.check(pid)
     name = Path(proc.executable(pid)).name
