@@ -16,7 +16,8 @@ from mmiotap.kmmio.probe import Handler, Probe
 from mmiotap.sources import agent, launch
 from mmiotap.sources.child import Child
 from mmiotap.sources.hooks import Hooks
-from mmiotap.sources.observers import Observers
+from mmiotap.sources.observers import Observers, check_observer
+from mmiotap.sources.ptrace import modules
 from mmiotap.sources.ptrace.engine import Engine, Finished
 from mmiotap.sources.ptrace.engine import Placed as EnginePlaced
 from mmiotap.sources.recording import RecordResult
@@ -43,7 +44,7 @@ class Attached:
 
     def __init__(self, pid: int, report: Callable[[str], None]) -> None:
         self.pid = pid
-        self._engine = Engine(report=report, name_of=LiveNames())
+        self._engine = Engine(report=report, name_of=LiveNames(modules.find))
         self._engine.attach(pid)
 
     def probe(
@@ -54,6 +55,8 @@ class Attached:
         The program waits for both. Handlers of a hook may answer; without ``hook`` there is only ``post``.
         """
         where = parse(place) if isinstance(place, str) else place
+        if not hook:
+            check_observer(pre)
         return _Outside(self._engine, self._engine.probe(where, pre=pre, post=post, hook=hook))
 
     def wait(self, seconds: float | None = None) -> int | None:
@@ -85,12 +88,14 @@ class Launched:
     ) -> None:
         self._command = list(command)
         self._maps = list(maps)
-        names = LiveNames()
+        names = LiveNames(modules.find)
         self._hooks = Hooks(limit=limit, on_failure=on_hook_failure, report=report, name_of=names)
         self._observers = Observers(report, names)
         self._program: Child | None = None
         self._begun = threading.Event()
         self._result: Future[RecordResult] = Future()
+        if not command:
+            raise MmiotapError("what shall be launched? give a command")
         program = launch.find_program(self._command[0])
         launch.check_program(Path(program), launch.find_agent())
 

@@ -92,4 +92,6 @@ def test_the_examples_of_the_api_run(compile_c: Compile, tmp_path: Path, monkeyp
     assert names["trace"].count == 17
     assert isinstance(names["trace"], mmiotap.Trace)
     assert [row["value"] for row in names["writes"].to_pylist()] == list(range(8))
+    assert (names["status"], names["counter"].reads) == (0, 8)
+    assert [access.value for access in names["seen"]] == [2 * i + 1 for i in range(1, 8)]
     assert len(names["frame"]) == len(names["pandas_frame"]) == 17

@@ -143,6 +143,7 @@ class _Probes:
         from mmiotap.analysis.live import LiveNames
         from mmiotap.kmmio.probe import Probe
         from mmiotap.sources.observers import Observers
+        from mmiotap.sources.ptrace import modules
         from mmiotap.views.live import LiveLines
 
         self._args = args
@@ -150,7 +151,7 @@ class _Probes:
         self._script = script
         self._hooks: Hooks | None = None
         self._hooked = script is not None and not args.observe
-        self._name_of = LiveNames()
+        self._name_of = LiveNames(modules.find)
         self.observers = observers = Observers(say, self._name_of)
         if script is None:
             lines = LiveLines(time.monotonic_ns())

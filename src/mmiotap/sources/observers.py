@@ -6,13 +6,13 @@ buffer. All run in the thread that seals.
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from mmiotap.kmmio import handlers
 from mmiotap.kmmio.access import Access, Phase
 from mmiotap.kmmio.place import Place
-from mmiotap.kmmio.probe import Probe
+from mmiotap.kmmio.probe import Handler, Probe
 from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping, Module, Process
@@ -29,15 +29,24 @@ ACCESSES = ("read", "write", "unknown")
 Watcher = Callable[["pa.Table"], None]
 
 
+class Names(Protocol):
+    """Names instruction addresses of processes."""
+
+    def __call__(self, pid: int, pc: int, /) -> str: ...
+
+    def learn(self, modules: Iterable[Module], processes: Iterable[Process], /) -> None:
+        """These are, or were, there."""
+
+
 class Observers:
     """They get every access of a recording once: a thread's rows in their order, those of several threads nearly so.
 
     ``report`` is called with a line for each handler that raises; the others go on.
     """
 
-    def __init__(self, report: Callable[[str], None], name_of: Callable[[int, int], str] | None = None) -> None:
+    def __init__(self, report: Callable[[str], None], names: Names) -> None:
         self._report = report
-        self._name_of = name_of
+        self._names = names
         self._lock = threading.RLock()  # held while they are told, so that who was removed is not running any more
         self._told: dict[int, int] = {}  # how far each stream was told of
         self._watchers: dict[object, tuple[Sequence[Place], Watcher]] = {}
@@ -52,13 +61,11 @@ class Observers:
 
     def probe(self, place: Place, probe: Probe) -> object:
         """Have the handler ``post`` called for each access to a place. Returns its key."""
-        if probe.pre:
-            raise MmiotapError("a probe that observes sees accesses when they are over: it has a post, and no pre")
-
+        check_observer(probe.pre)
         key = object()
 
         def each(events: "pa.Table") -> None:
-            for access in _accesses(events, self.mappings, self._name_of):
+            for access in _accesses(events, self.mappings, self._names):
                 if key in self._watchers:
                     handlers.run([probe], access, self._report)
 
@@ -78,6 +85,8 @@ class Observers:
             self._told.update(rows.sealed_by(part))
             self.modules += found.modules
             self.processes += found.processes
+            if found.modules or found.processes:
+                self._names.learn(found.modules, found.processes)
             with self._lock:
                 for key, (places, watcher) in tuple(self._watchers.items()):
                     if key in self._watchers:
@@ -95,6 +104,12 @@ class Observers:
                 watcher(chosen)
         except Exception as error:
             self._report(f"an observer failed: {handlers.what_and_where(error)}")
+
+
+def check_observer(pre: Handler | None) -> None:
+    """Raises MmiotapError if a probe that observes has a ``pre``."""
+    if pre:
+        raise MmiotapError("a probe that observes sees accesses when they are over: it has a post, and no pre")
 
 
 def _at(places: Sequence[Place], events: "pa.Table", mappings: dict[int, Mapping]) -> "pa.Table":
@@ -115,9 +130,7 @@ def _at(places: Sequence[Place], events: "pa.Table", mappings: dict[int, Mapping
     return events.filter(pa.array(chosen))
 
 
-def _accesses(
-    events: "pa.Table", mappings: dict[int, Mapping], name_of: Callable[[int, int], str] | None
-) -> Iterator[Access]:
+def _accesses(events: "pa.Table", mappings: dict[int, Mapping], name_of: Callable[[int, int], str]) -> Iterator[Access]:
     names = ("kind", "map_id", "offset", "width", "value", "data", "pc", "pid", "tid", "time_ns", "flags")
     columns = [events[name].to_pylist() for name in names]
     for kind, map_id, offset, width, value, data, pc, pid, tid, time_ns, flags in zip(*columns, strict=True):

@@ -31,7 +31,7 @@ from mmiotap.sources.ptrace.space import Pages, Space
 from mmiotap.sources.ptrace.thread import STOPPING, Ended, Thread
 from mmiotap.sources.ptrace.ways import WAYS, Way
 from mmiotap.trace.errors import MmiotapError
-from mmiotap.trace.names import glob_matches
+from mmiotap.trace.names import rule_selects
 
 _T = TypeVar("_T")
 
@@ -346,7 +346,21 @@ class Engine:
                 self._halt(thread)
             if thread.usable:
                 return thread
+        for thread in threads:
+            self._let_in(thread)
+            if thread.usable:
+                return thread
         raise OSError(0, f"no thread of process {space.pid} can make a system call now")
+
+    def _let_in(self, thread: Thread) -> None:
+        """A thread that has stopped on its way into a system call: let it go there, and stop it in it, or behind it."""
+        current = self._current
+        for stop in [stop for stop in self._backlog if stop[0] == thread.tid and os.WIFSTOPPED(stop[1])]:
+            self._backlog.remove(stop)
+            self._serve(thread, stop[1])
+        self._current = current
+        if not thread.stopped:
+            self._halt(thread)
 
     # System calls, threads, processes
 
@@ -588,7 +602,7 @@ class Engine:
 
     def wanted(self, space: Space, part: Part) -> tuple[bool, list[Placed]]:
         """Whether a mapping is to be recorded, and the places that are in it."""
-        recorded = any(glob_matches(rule, part.mapping) for rule in self.rules)
+        recorded = any(rule_selects(rule, part.mapping.path) for rule in self.rules)
         return recorded, [placed for placed in self._placed if _reaches(placed.place, part)]
 
 

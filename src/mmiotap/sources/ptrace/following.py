@@ -68,6 +68,7 @@ class Following:
                 not line.prot & EXECUTE
                 and not line.path.startswith("[v")
                 and not space.regions.within(line.start, line.end)
+                and not any(part.alias is not None and _is_in(part.alias, line, part) for part in space.regions)
             ):
                 self._take_over(
                     space, line, maps.open_file(space.pid, line) if line.shared and line.inode else None, None
@@ -175,6 +176,11 @@ def _mapping(map_id: int, pid: int, line: Line) -> Mapping:
         physical=None,
         time_ns=time.monotonic_ns(),
     )
+
+
+def _is_in(alias: int, line: Line, part: Part) -> bool:
+    """Whether a mapping is the alias of a part."""
+    return alias < line.end and line.start < alias + part.end - part.start
 
 
 def _up(length: int) -> int:
