@@ -52,7 +52,7 @@ class Hit:
     width: int
     probes: tuple[Probe, ...]  #: that cover a byte of it, in the order of their addresses; none for a neighbour
     pages: set[int]  #: the fault pages that it has met
-    server: int  #: the Python thread that serves it
+    server: threading.Thread  #: which serves it
 
 
 @dataclass(eq=False)
@@ -60,7 +60,7 @@ class Grace:
     """The time in which pages that were released stay known: until ``hits``, those that began before, have ended."""
 
     hits: set[Hit]
-    servers: frozenset[int]  #: the Python threads that serve those hits: who waits in one of them waits for ever
+    servers: frozenset[threading.Thread]  #: that serve those hits: who waits in one of them waits for ever
     pages: tuple[FaultPage, ...]
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -113,7 +113,7 @@ class Registry:
         that hit, and all others of that time, have ended.
         """
         grace = self.release(probe)
-        if threading.get_ident() not in grace.servers:
+        if threading.current_thread() not in grace.servers:
             grace.over.wait()  # R2
 
     def release(self, probe: Probe) -> Grace:
@@ -137,7 +137,7 @@ class Registry:
             if not pages:
                 return None
             probes = self._covering(address, width)
-            hit = Hit(thread, address, width, probes, pages, threading.get_ident())
+            hit = Hit(thread, address, width, probes, pages, threading.current_thread())
             self._hits[thread] = hit
             self._open(pages)
             return hit

@@ -5,6 +5,8 @@ them, one after the other. It spins for some microseconds before it sleeps, for 
 """
 
 import contextlib
+import os
+import signal
 import struct
 import sys
 import threading
@@ -64,9 +66,9 @@ class HookCounts:
 class Hooks:
     """The hook probes of a recording, from before it starts (``agent.record(…, hooks=hooks)``) until it is over.
 
-    ``limit`` is how many seconds a handler may take. After that, or if we die, the program goes on with the device's
-    own answer, or with ``on_failure="stop"`` is killed. Handlers run in one thread. ``report`` is called, in that
-    thread, with a line for each handler that raises.
+    ``limit`` is how many seconds a handler may take. After that, or if it raises, or we die, the program goes on with
+    the device's own answer, or with ``on_failure="stop"`` is killed. Handlers run in one thread. ``report`` is called,
+    in that thread, with a line for each handler that raises.
     """
 
     def __init__(
@@ -219,7 +221,8 @@ class Hooks:
             shape = _Closed if flags & VALUE_UNKNOWN else _Asked
             access = shape(question, _KINDS[kind], offset, width, value, flags, _PHASES[phase])
             access.map_id, access.path, access._name_of = map_id, self._paths[map_id], self._name_of
-            self._run(probes, access)
+            if not self._run(probes, access):
+                return  # it is being killed, and must not go on meanwhile
             verdict = access.verdict
             if verdict is _DEVICE:
                 channel.answer(slot, layout.AS_IT_IS)
@@ -229,7 +232,8 @@ class Hooks:
                 # The device has no part in it: what comes after it can come now.
                 if self._have_posts:
                     access.made(access.value)
-                    self._run(probes, access)
+                    if not self._run(probes, access):
+                        return
                 channel.answer(slot, layout.ANSWERED if verdict is _ANSWER else layout.SWALLOWED, access.value, width)
         if channel.state(slot) == layout.GIVEN_UP:
             channel.free(slot)
@@ -242,12 +246,19 @@ class Hooks:
         indices = memoryview(question)[layout.S_PROBES :].cast("H")[:count]
         return tuple(probe for probe in map(self._probes.get, indices) if probe)
 
-    def _run(self, probes: tuple[Probe, ...], access: Access) -> None:
+    def _run(self, probes: tuple[Probe, ...], access: Access) -> bool:
+        """Whether the program may go on."""
         try:
-            handlers.run(probes, access, self._failure)
+            done = handlers.run(probes, access, self._failure)
         except BaseException as error:  # one that ends a thread must not end this one
+            done = False
             access.unanswered()
             self._failure(f"{access}: {error!r}")
+        if done or self._on_failure == "device":
+            return True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(access.pid, signal.SIGKILL)
+        return False
 
     def _failure(self, text: str) -> None:
         self._failed += 1
