@@ -199,6 +199,8 @@ fn arithmetic(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
         if leave_thunk(info, frame).is_some() {
             set_address(info, frame.pc());
         }
+        // A division error comes after the load.
+        step::complete(frame);
         abandon(frame);
     }
     Verdict::Program(SIGFPE)

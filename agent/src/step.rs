@@ -286,6 +286,14 @@ pub fn finish(info: &siginfo_t, frame: &mut Frame) -> bool {
     }
     let Some(step) = current() else { return false };
     let program_traps = step.trap_flag != 0;
+    complete(frame);
+    // Whoever single-steps the program itself gets its trap too.
+    !program_traps
+}
+
+/// The access of this thread's step, if it is in one, has been made: closes and writes the events.
+pub fn complete(frame: &mut Frame) {
+    let Some(step) = current() else { return };
     give_back(step, frame);
     if step.logging {
         match thread::current() {
@@ -294,8 +302,6 @@ pub fn finish(info: &siginfo_t, frame: &mut Frame) -> bool {
         }
     }
     give_up();
-    // Whoever single-steps the program itself gets its trap too.
-    !program_traps
 }
 
 /// An event for each access to an opened region.

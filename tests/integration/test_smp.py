@@ -13,6 +13,7 @@ import pytest
 
 import mmiotap as api
 from conftest import Compile, Run
+from mmiotap.trace import layout
 
 RACE = Path(__file__).parents[2] / "benchmarks" / "race.c"
 THREADS = 2
@@ -137,6 +138,44 @@ def test_a_recursive_hit_is_harmless(
     assert trace.info.get("recursive") == hits
     table = trace.events(["kind", "offset", "value"]).to_pylist()
     assert [tuple(row.values()) for row in table if row["kind"] != "map"] == [("write", 4, 42), ("read", 4, 42)]
+
+
+DIVISION = """
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/mman.h>
+static sigjmp_buf back;
+static void on_error(int number)
+{
+    siglongjmp(back, number);
+}
+int main(void)
+{
+    volatile uint32_t *device = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, open("device", O_RDWR), 0);
+    uint32_t low = 1, high = 0;
+    signal(SIGFPE, on_error);
+    if (sigsetjmp(back, 1) == 0)
+        __asm__ volatile("divl (%2)" : "+a"(low), "+d"(high) : "r"(device) : "memory");
+    device[1] = 5;
+    return device[1] != 5;
+}
+"""
+
+
+@pytest.mark.parametrize("way", ["step", "lock"])
+def test_a_division_by_zero_reads_first(mmiotap: Run, tmp_path: Path, compile_c: Compile, way: str) -> None:
+    """The step ends with the program's own fault. The device was read, and the page is closed again."""
+    (tmp_path / "device").write_bytes(bytes(4096))
+    program = compile_c(DIVISION)
+    result = mmiotap("record", "-o", "t", "--smp", way, "--map", "**/device", "--", program)
+    assert result.status == 0, result.stderr
+    table = api.open(tmp_path / "t").events(["kind", "offset", "value", "flags"]).to_pylist()
+    rows = [tuple(row.values()) for row in table if row["kind"] != "map"]
+    untold = layout.VALUE_UNKNOWN | layout.REASON_STEPPED << layout.REASON_SHIFT
+    stepped = layout.STEPPED
+    assert rows == [("read", 0, 0, stepped | untold), ("write", 4, 5, stepped), ("read", 4, 5, stepped)]
 
 
 PRIVATE_MAPPING = """
