@@ -9,12 +9,26 @@ import signal
 
 
 class Bell:
-    """A child that does nothing. Made, waited for, and removed by the Python thread that waits."""
+    """A child that does nothing. Made, waited for, and removed by the Python thread that waits.
+
+    It reads from a pipe that we never write to, so it ends when we do, whatever ends us; if it is stopped then, the
+    kernel hangs it up, for its process group is its own.
+    """
 
     def __init__(self) -> None:
+        theirs, self._ours = os.pipe()
         self.pid = os.posix_spawnp(
-            "sleep", ["sleep", "infinity"], os.environ, setsigmask=[], setsigdef=[signal.SIGCHLD], setpgroup=0
+            "cat",
+            ["cat"],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, theirs, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+            ],
+            setpgroup=0,
         )
+        os.close(theirs)
 
     def ring(self) -> None:
         """By any thread. A ring that comes while another was not heard yet is heard with it."""
@@ -22,5 +36,6 @@ class Bell:
         os.kill(self.pid, signal.SIGSTOP)
 
     def remove(self) -> None:
+        os.close(self._ours)
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)

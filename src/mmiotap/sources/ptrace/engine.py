@@ -71,8 +71,7 @@ class Engine:
         name_of: Callable[[int, int], str] | None = None,
         enabled: bool = True,
     ) -> None:
-        if way not in WAYS:
-            raise MmiotapError(f"the ptrace engine has no way {way!r}; it has {', '.join(WAYS)}")
+        check_way(way)
         self.log = log
         self.name_of = name_of
         self.pid = 0
@@ -604,6 +603,12 @@ class Engine:
         """Whether a mapping is to be recorded, and the places that are in it."""
         recorded = any(rule_selects(rule, part.mapping.path) for rule in self.rules)
         return recorded, [placed for placed in self._placed if _reaches(placed.place, part)]
+
+
+def check_way(way: str) -> None:
+    """Raises MmiotapError if this engine cannot go it."""
+    if way not in WAYS:
+        raise MmiotapError(f"the ptrace engine has no way {way!r}; it has {', '.join(WAYS)}")
 
 
 class Finished(MmiotapError):  # noqa: N818  (it is no error: processes end)

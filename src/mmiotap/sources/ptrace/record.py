@@ -15,7 +15,7 @@ from mmiotap.sources import launch
 from mmiotap.sources.child import Signals
 from mmiotap.sources.ptrace import maps as proc
 from mmiotap.sources.ptrace import process
-from mmiotap.sources.ptrace.engine import Engine, Finished
+from mmiotap.sources.ptrace.engine import Engine, Finished, check_way
 from mmiotap.sources.ptrace.rows import Rows
 from mmiotap.sources.recording import DEFAULT_BUFFER, Progress, Recording, RecordResult, default_folder
 
@@ -152,6 +152,7 @@ class _Recorder:
     ) -> None:
         rules = list(launch.DEVICE_PATHS) if maps is None else maps
         launch.check_rules(rules)
+        check_way(way)
         settings = {"maps": rules, "on_full": on_full, "latency": False, "smp": way}
         self._folder = folder
         self.recording = Recording(
