@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 from mmiotap.sources import elf
@@ -28,7 +29,9 @@ def check(pid: int) -> None:
         raise MmiotapError(f"process {pid} ({name}) has ended: it is a zombie that its parent has not waited for")
     if status.get("State", "")[:1] == "T":
         raise MmiotapError(f"process {pid} ({name}) is stopped: let it run first, kill -CONT {pid}")
-    if tracer := int(status.get("TracerPid", "0")):
+    if tracer := int(status.get("TracerPid", "0")):  # one of its threads
+        with suppress(OSError, KeyError):
+            tracer = int(maps.status(tracer)["Tgid"])
         raise MmiotapError(f"process {pid} ({name}) is traced already, by process {tracer}: detach that one first")
     if "VmSize" not in status:
         raise MmiotapError(f"process {pid} ({name}) is a thread of the kernel")
