@@ -12,7 +12,7 @@ from dataclasses import dataclass
 # Requests, linux/ptrace.h and asm/ptrace-abi.h.
 _SINGLESTEP, _GETREGS, _SETREGS, _SYSCALL = 9, 12, 13, 24
 _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
-_GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT, _LISTEN = 0x4204, 0x4205, 0x4206, 0x4207, 0x4208
+_GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT, _LISTEN, _PEEKSIGINFO = 0x4204, 0x4205, 0x4206, 0x4207, 0x4208, 0x4209
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO, _DETACH = 0x420A, 0x420B, 0x420E, 17
 _NT_X86_XSTATE = 0x202
 
@@ -61,6 +61,12 @@ class SignalInfo(ctypes.Structure):
         ("address", ctypes.c_uint64),
         ("_rest", ctypes.c_char * 104),
     )
+
+
+class _PeekArguments(ctypes.Structure):
+    """struct ptrace_peeksiginfo_args."""
+
+    _fields_ = (("first", ctypes.c_uint64), ("flags", ctypes.c_uint32), ("count", ctypes.c_int32))
 
 
 class _CallInfo(ctypes.Structure):
@@ -150,6 +156,13 @@ def signal_info(tid: int) -> SignalInfo:
     found = SignalInfo()
     _call(_GETSIGINFO, tid, None, _byref(found))
     return found
+
+
+def pending_signals(tid: int) -> list[SignalInfo]:
+    """The first of those that wait for a thread, and for no other of its process."""
+    found = (SignalInfo * 16)()
+    count = _call(_PEEKSIGINFO, tid, _byref(_PeekArguments(0, 0, len(found))), _byref(found))
+    return list(found[:count])
 
 
 def set_signal_info(tid: int, info: SignalInfo) -> None:

@@ -328,6 +328,9 @@ class Engine:
         try:
             calls.interrupt(thread.tid)
             status = thread.wait()
+            if calls.stopping_event(status) == calls.EVENT_STOP and thread.has_faulted():
+                calls.go_on(thread.tid)
+                status = thread.wait()
             thread.stop(status)
             self._backlog.append((thread.tid, status))
         except Ended as ended:

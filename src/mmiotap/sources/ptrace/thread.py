@@ -63,6 +63,8 @@ class Thread:
 
     def step(self) -> SignalInfo | None:
         """Run one instruction. None: done. Otherwise it could not be done: the signal that it raised instead."""
+        if self.signal is not None:
+            self._block_signals()
         while True:
             calls.single_step(self.tid)
             status = self.wait()
@@ -76,8 +78,11 @@ class Thread:
             if number in FAULTS and info.code > 0:
                 return info
             self.signal = info
-            self._mask = calls.signal_mask(self.tid)
-            calls.set_signal_mask(self.tid, self._mask | _BLOCKED)
+            self._block_signals()
+
+    def has_faulted(self) -> bool:
+        """Whether it has raised a signal that it has not stopped for yet, because it was to stop anyway."""
+        return any(info.number in FAULTS and info.code > 0 for info in calls.pending_signals(self.tid))
 
     def wait(self) -> int:
         """The next stop's status. Raises Ended if there is none any more."""
@@ -106,6 +111,12 @@ class Thread:
     def detach(self) -> None:
         """Let it run on without us. It gets its signal now."""
         calls.detach(self.tid, self._take_signal())
+
+    def _block_signals(self) -> None:
+        """There is a signal for it already: the others are to wait."""
+        if self._mask is None:
+            self._mask = calls.signal_mask(self.tid)
+            calls.set_signal_mask(self.tid, self._mask | _BLOCKED)
 
     def _take_signal(self) -> int:
         if self._mask is not None:
