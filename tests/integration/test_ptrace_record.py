@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -106,7 +107,8 @@ def test_threads_miss_nothing(mmiotap: Run, tmp_path: Path, way: str) -> None:
     events = events.filter(pc.is_in(events.column("kind"), pa.array(["read", "write"])))
     assert (events.num_rows, trace.lost) == (threads * count, 0)
     seen = set()
-    for tid in pc.unique(events.column("tid")).to_pylist():
+    tids: list[Any] = pc.unique(events.column("tid")).to_pylist()
+    for tid in tids:
         got = recorded(events.filter(pc.equal(events.column("tid"), tid)))
         thread = int(got.offset[0]) // SLOT % threads
         seen.add(thread)
