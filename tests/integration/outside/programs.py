@@ -217,7 +217,8 @@ int main(int argc, char **argv)
     base[2] = 3;           /* swallowed */
     base[3] |= 0x10;       /* both halves */
     __atomic_fetch_add((uint32_t *)base + 4, 5, __ATOMIC_SEQ_CST);
-    printf("%x %x %x\n", base[5], base[6], base[7]);
+    uint32_t fifth = base[5], sixth = base[6], seventh = base[7];
+    printf("%x %x %x\n", fifth, sixth, seventh);
     return argc > 9;
 }
 """
