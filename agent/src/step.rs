@@ -178,9 +178,16 @@ fn how(step: &Step, touched: usize) -> How {
     let moves = core::iter::once(touched)
         .chain(addresses)
         .any(|address| region::find(address).is_some_and(|region| region.front == Front::Reservation));
+    // With the key every region is open, and no fault would tell of one that is not known beforehand.
+    let is_known = step.before.is_some_and(|before| {
+        before.places.into_iter().flatten().all(|(_, address)| {
+            let last = address.wrapping_add(before.site.width.max(1) - 1);
+            region::find(address).map(|region| region.start) == region::find(last).map(|region| region.start)
+        })
+    });
     match (smp::way(), smp::key()) {
         (Way::Step, _) if !moves => How::Shared,
-        (Way::Private, Some(key)) if !moves => How::Key(key),
+        (Way::Private, Some(key)) if !moves && is_known => How::Key(key),
         _ => How::Alone,
     }
 }
