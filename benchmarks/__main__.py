@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("trap", "patched", "punned", "untouched", "race", "store", "startup", "import_mmiotrace", "others")
+NAMES = ("trap", "patched", "punned", "untouched", "race", "store", "startup", "import_mmiotrace", "others", "outside")
 
 
 def main(names: list[str]) -> int:
