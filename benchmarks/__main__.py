@@ -3,7 +3,10 @@
 import importlib
 import sys
 
-NAMES = ("trap", "patched", "punned", "untouched", "race", "store", "startup", "import_mmiotrace", "others", "outside")
+NAMES = (
+    "trap", "patched", "punned", "untouched", "race", "observe", "store", "startup", "import_mmiotrace", "others",
+    "outside",
+)  # fmt: skip
 
 
 def main(names: list[str]) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mmiotap.trace.errors import MmiotapError
 
 if TYPE_CHECKING:
-    from mmiotap.target import Attached, Launched
+    from mmiotap.target import Target
     from mmiotap.trace.reader import Trace
 
 __all__ = ["MmiotapError", "Trace", "attach", "launch", "mark", "open", "record"]
@@ -70,31 +70,41 @@ def launch(
     command: Sequence[str | os.PathLike[str]],
     *,
     maps: Sequence[str] = (),
+    engine: Literal["agent", "ptrace"] | None = None,
     on_hook_failure: Literal["device", "stop"] = "device",
     limit: float = 1.0,
     report: Callable[[str], None] | None = None,
-) -> "Launched":
+) -> "Target":
     """A program that will run with probes on its accesses, for a ``with`` statement; ``wait()`` runs it to its end.
 
-    ``maps`` selects mappings beside those that probes name, ``limit`` is how many seconds a handler may take, and
-    ``on_hook_failure`` what happens if it takes longer or raises: the device answers, or the program is killed.
-    ``report`` gets a line for each handler that raises (default: it goes to standard error). Raises MmiotapError if
-    the agent cannot get into the program.
+    ``maps`` selects mappings beside those that probes name before it starts. ``engine`` is as for :func:`record`;
+    ``report`` is told, and gets a line for each handler that raises (default: it goes to standard error). ``limit`` is
+    how many seconds a handler may take with the agent, ``on_hook_failure`` what happens if it takes longer or raises:
+    the device answers, or the program is killed. Raises MmiotapError if the program cannot be probed.
     """
     from mmiotap import target
+    from mmiotap.sources import engines
 
     words = [os.fspath(word) for word in command]
-    return target.Launched(words, maps, on_hook_failure, limit, report or target.warn)
+    report = report or target.warn
+    if engines.choose(words, engine, report) == "agent":
+        return target.Inside(words, maps, on_hook_failure, limit, report)
+    return target.Outside(words, on_hook_failure, report)
 
 
-def attach(pid: int, *, report: Callable[[str], None] | None = None) -> "Attached":
+def attach(
+    pid: int,
+    *,
+    on_hook_failure: Literal["device", "stop"] = "device",
+    report: Callable[[str], None] | None = None,
+) -> "Target":
     """A process that runs already, for a ``with`` statement in which its accesses may be probed, from outside.
 
-    ``report`` is as for :func:`launch`. Raises MmiotapError if the process cannot be traced.
+    The rest is as for :func:`launch`. Raises MmiotapError if the process cannot be traced.
     """
     from mmiotap import target
 
-    return target.Attached(pid, report or target.warn)
+    return target.Outside(pid, on_hook_failure, report or target.warn)
 
 
 def open(path: str | os.PathLike[str]) -> "Trace":

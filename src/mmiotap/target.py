@@ -1,14 +1,16 @@
 """Programs under probes: what :func:`mmiotap.launch` and :func:`mmiotap.attach` return."""
 
 import contextlib
+import os
 import signal
 import sys
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Self
 
 from mmiotap.analysis.live import LiveNames
 from mmiotap.kmmio.place import InMapping, Place, parse
@@ -19,12 +21,13 @@ from mmiotap.sources.hooks import Hooks
 from mmiotap.sources.observers import Observers, check_observer
 from mmiotap.sources.ptrace import modules
 from mmiotap.sources.ptrace.engine import Engine, Finished
-from mmiotap.sources.ptrace.engine import Placed as EnginePlaced
 from mmiotap.sources.recording import RecordResult
 from mmiotap.trace.errors import MmiotapError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Report = Callable[[str], None]
 
 
 def warn(text: str) -> None:
@@ -32,59 +35,87 @@ def warn(text: str) -> None:
     print(f"mmiotap: {text}", file=sys.stderr)
 
 
-class Placed(Protocol):
+class Placed:
     """A probe that is in force."""
+
+    def __init__(self, remove: Callable[[], None]) -> None:
+        self._remove = remove
 
     def remove(self) -> None:
         """When this returns, no handler of it runs, and none ever will. (In a handler: but for this one.)"""
+        self._remove()
 
 
-class Attached:
-    """A process that runs, probed from outside. Leaving the ``with`` leaves it as it was."""
+class Target(ABC):
+    """A program, or a process, under probes; for a ``with`` statement.
 
-    def __init__(self, pid: int, report: Callable[[str], None]) -> None:
-        self.pid = pid
-        self._engine = Engine(report=report, name_of=LiveNames(modules.find))
-        self._engine.attach(pid)
+    One that is launched starts at :meth:`start` or :meth:`wait`, so that probes which are there before see its first
+    access. Leaving the ``with`` waits for its end; an exception that leaves it kills the program. A process that was
+    attached to is left as it was.
+    """
+
+    _started = False
 
     def probe(
         self, place: str | Place, *, pre: Handler | None = None, post: Handler | None = None, hook: bool = True
     ) -> Placed:
         """Have ``pre`` called before each access to a place, and ``post`` after it.
 
-        The program waits for both. Handlers of a hook may answer; without ``hook`` there is only ``post``.
+        The program waits for the handlers of a hook, and they may answer. Without ``hook`` there is only ``post``,
+        called with every access, some time later. Raises ProbeExists if the place is covered by another hook.
         """
-        where = parse(place) if isinstance(place, str) else place
         if not hook:
             check_observer(pre)
-        return _Outside(self._engine, self._engine.probe(where, pre=pre, post=post, hook=hook))
+        return self._probe(parse(place) if isinstance(place, str) else place, pre, post, hook)
+
+    def watch(self, place: str | Place, handler: "Callable[[pa.Table], None]") -> Placed:
+        """Have ``handler`` called with the accesses to a place, in batches, as :meth:`Trace.events` gives events."""
+        raise MmiotapError("there are batches only with the agent; from outside: probe(place, post=…, hook=False)")
 
     def wait(self, seconds: float | None = None) -> int | None:
         """Its exit status, or minus the signal that it died of; None if it still runs after so many seconds."""
-        self._engine.wait(None if seconds is None else int(seconds * 1000))
-        return self._engine.exit_code
+        if not self._started:
+            self.start()
+        return self._wait(seconds)
 
-    def __enter__(self) -> "Attached":
+    def start(self) -> None:
+        """Run it. Raises MmiotapError if it cannot be started."""
+        self._started = True
+        self._start()
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._engine.detach()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.kill()
+        if self._started:
+            self._wait(None)
+
+    @property
+    @abstractmethod
+    def pid(self) -> int:
+        """Raises MmiotapError if it has not been started."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it, if it runs."""
+
+    @abstractmethod
+    def _probe(self, place: Place, pre: Handler | None, post: Handler | None, hook: bool) -> Placed: ...
+
+    @abstractmethod
+    def _start(self) -> None: ...
+
+    @abstractmethod
+    def _wait(self, seconds: float | None) -> int | None: ...
 
 
-class Launched:
-    """A program that is about to run, or runs, with the agent in it. To be used in a ``with`` statement.
-
-    It starts at :meth:`start` or :meth:`wait`, so that probes which are there before see its first access. Leaving the
-    ``with`` waits for its end; an exception that leaves it kills the program.
-    """
+class Inside(Target):
+    """With the agent in it."""
 
     def __init__(
-        self,
-        command: Sequence[str],
-        maps: Sequence[str],
-        on_hook_failure: str,
-        limit: float,
-        report: Callable[[str], None],
+        self, command: Sequence[str], maps: Sequence[str], on_hook_failure: str, limit: float, report: Report
     ) -> None:
         self._command = list(command)
         self._maps = list(maps)
@@ -94,74 +125,49 @@ class Launched:
         self._program: Child | None = None
         self._begun = threading.Event()
         self._result: Future[RecordResult] = Future()
-        if not command:
-            raise MmiotapError("what shall be launched? give a command")
-        program = launch.find_program(self._command[0])
-        launch.check_program(Path(program), launch.find_agent())
 
     @property
     def pid(self) -> int:
-        """Raises MmiotapError if it has not been started."""
         if self._program is None:
             raise MmiotapError("the program does not run yet: start() or wait() starts it")
         return self._program.pid
 
-    def probe(
-        self, place: str | Place, *, pre: Handler | None = None, post: Handler | None = None, hook: bool = True
-    ) -> Placed:
-        """Have ``pre`` called before each access to a place, and ``post`` after it.
-
-        The program waits for the handlers of a hook, and they may answer. Without ``hook`` there is only ``post``: it
-        is called with every access, some time later. After the start only mappings are found that ``maps`` selects,
-        or an earlier probe.
-        """
-        where = self._find(place)
-        probe = Probe(0, where.length, pre, post, hook)
-        if not hook:
-            return _Watching(self._observers, self._observers.probe(where, probe))
-        self._hooks.add(where, probe)
-        return _Hook(self._hooks, probe)
-
     def watch(self, place: str | Place, handler: "Callable[[pa.Table], None]") -> Placed:
-        """Have ``handler`` called with the accesses to a place, in batches, as :meth:`Trace.events` gives events."""
-        return _Watching(self._observers, self._observers.watch([self._find(place)], handler))
+        where = parse(place) if isinstance(place, str) else place
+        self._select(where)
+        key = self._observers.watch([where], handler)
+        return Placed(lambda: self._observers.remove(key))
 
-    def start(self) -> None:
-        """Run it. Raises MmiotapError if it cannot be started."""
+    def kill(self) -> None:
+        if self._program is not None:
+            self._program.send(signal.SIGKILL)
+
+    def _probe(self, place: Place, pre: Handler | None, post: Handler | None, hook: bool) -> Placed:
+        probe = Probe(0, place.length, pre, post, hook)
+        self._select(place)
+        if hook:
+            self._hooks.add(place, probe)
+            return Placed(lambda: self._hooks.remove(probe))
+        key = self._observers.probe(place, probe)
+        return Placed(lambda: self._observers.remove(key))
+
+    def _select(self, place: Place) -> None:
+        """Its mappings are to be taken over; those of a program that runs already are what ``maps`` said."""
+        if isinstance(place, InMapping) and not place.rule.isdecimal():
+            self._maps.append(place.rule)
+
+    def _start(self) -> None:
         threading.Thread(target=self._run, name="mmiotap-target", daemon=True).start()
         self._begun.wait()
         if self._program is None:
             self._result.result()
 
-    def wait(self, seconds: float | None = None) -> int | None:
-        """Its exit status, or minus the signal that it died of; None if it still runs after so many seconds."""
-        if not self._begun.is_set():
-            self.start()
+    def _wait(self, seconds: float | None) -> int | None:
         try:
             result = self._result.result(seconds)
         except TimeoutError:
             return None
         return result.status if result.signal is None else -result.signal
-
-    def kill(self) -> None:
-        """End it, if it runs."""
-        if self._program is not None:
-            self._program.send(signal.SIGKILL)
-
-    def __enter__(self) -> "Launched":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.kill()
-        if self._begun.is_set():
-            self.wait()
-
-    def _find(self, place: str | Place) -> Place:
-        where = parse(place) if isinstance(place, str) else place
-        if isinstance(where, InMapping) and not where.rule.isdecimal() and self._program is None:
-            self._maps.append(where.rule)
-        return where
 
     def _run(self) -> None:
         def started(child: Child) -> None:
@@ -172,7 +178,7 @@ class Launched:
             with tempfile.TemporaryDirectory(prefix="mmiotap-") as folder:
                 result = agent.record(
                     self._command,
-                    maps=self._maps or None,
+                    maps=list(dict.fromkeys(self._maps)) or None,
                     path=Path(folder, "trace"),
                     keep=False,
                     hooks=self._hooks,
@@ -186,26 +192,51 @@ class Launched:
             self._begun.set()
 
 
-class _Outside:
-    def __init__(self, engine: Engine, placed: EnginePlaced) -> None:
-        self._engine, self._placed = engine, placed
+class Outside(Target):
+    """Traced by ptrace. Here the program waits for handlers that observe, too, and for as long as they take."""
 
-    def remove(self) -> None:
-        with contextlib.suppress(Finished):
-            self._engine.unprobe(self._placed)
+    def __init__(self, target: int | Sequence[str], on_hook_failure: str, report: Report) -> None:
+        """A pid, which is attached to at once, or a command."""
+        self._engine = Engine(report=report, name_of=LiveNames(modules.find))
+        if on_hook_failure == "stop":
+            self._engine.failed = self.kill
+        self._command = [] if isinstance(target, int) else list(target)
+        if isinstance(target, int):
+            self._engine.attach(target)
 
+    @property
+    def pid(self) -> int:
+        if not self._engine.pid:
+            raise MmiotapError("the program does not run yet: start() or wait() starts it")
+        return self._engine.pid
 
-class _Hook:
-    def __init__(self, hooks: Hooks, probe: Probe) -> None:
-        self._hooks, self._probe = hooks, probe
+    def kill(self) -> None:
+        if self._engine.pid and self._engine.exit_code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._engine.pid, signal.SIGKILL)
 
-    def remove(self) -> None:
-        self._hooks.remove(self._probe)
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if self._command:
+            super().__exit__(kind, *rest)
+        self._engine.detach()
 
+    def _probe(self, place: Place, pre: Handler | None, post: Handler | None, hook: bool) -> Placed:
+        placed = self._engine.probe(place, pre=pre, post=post, hook=hook)
 
-class _Watching:
-    def __init__(self, observers: Observers, key: object) -> None:
-        self._observers, self._key = observers, key
+        def remove() -> None:
+            with contextlib.suppress(Finished):
+                self._engine.unprobe(placed)
 
-    def remove(self) -> None:
-        self._observers.remove(self._key)
+        return Placed(remove)
+
+    def _start(self) -> None:
+        if self._command:
+            program = launch.find_program(self._command[0])
+            try:
+                self._engine.launch(program, self._command)
+            except OSError as error:
+                raise launch.NotStartedError(f"{program} does not start: {error.strerror}", 126) from error
+
+    def _wait(self, seconds: float | None) -> int | None:
+        self._engine.wait(None if seconds is None else int(seconds * 1000))
+        return self._engine.exit_code

@@ -13,9 +13,9 @@ import mmiotap as api
 from conftest import TIME_LIMIT, Compile
 from mmiotap.kmmio.access import Access, AnswerError
 from mmiotap.kmmio.probe import ProbeExists
-from mmiotap.target import Attached, Launched
+from mmiotap.target import Target as Program
 
-Target = tuple[Launched | Attached, "Asked"]
+Target = tuple[Program, "Asked"]
 
 #: Reads a register for each byte that comes in, and writes the value out; ends at the end of input.
 READER = r"""
@@ -70,7 +70,7 @@ def reader(compile_c: Compile) -> Path:
     return compile_c(READER, "reader")
 
 
-@pytest.fixture(params=["launch", "attach"])
+@pytest.fixture(params=["agent", "ptrace", "attach"])
 def target(request: pytest.FixtureRequest, reader: Path, registers: Path, tmp_path: Path) -> Iterator[Target]:
     """A driver that runs under probes, whichever way, and what to tell it."""
     if request.param == "attach":
@@ -88,7 +88,7 @@ def target(request: pytest.FixtureRequest, reader: Path, registers: Path, tmp_pa
     pipes = [tmp_path / "to", tmp_path / "back"]
     for pipe in pipes:
         subprocess.run(["mkfifo", pipe], check=True)
-    with api.launch([reader, registers, *pipes], maps=[str(registers)]) as launched:
+    with api.launch([reader, registers, *pipes], maps=[str(registers)], engine=request.param) as launched:
         launched.start()
         with pipes[0].open("wb") as to, pipes[1].open("rb") as back:
             yield launched, Asked(to, back)
@@ -193,6 +193,12 @@ def test_a_handler_that_raises_is_reported(reader: Path, registers: Path, place:
     assert len(reports) == 2
     assert f"read 4 at {registers}:0x8" in reports[0]
     assert "AnswerError: this read" in reports[0]
+
+
+def test_there_are_no_batches_from_outside(reader: Path, registers: Path, place: str) -> None:
+    target = api.launch([reader, registers], engine="ptrace")
+    with pytest.raises(api.MmiotapError, match="only with the agent"):
+        target.watch(place, print)
 
 
 @pytest.mark.parametrize("command", [["no-such-program"], []])
