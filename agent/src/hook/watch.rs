@@ -32,11 +32,16 @@ pub fn start() {
     if HELPER.load(Ordering::Acquire) != 0 || is_over() {
         return;
     }
+    // The recorder is to wait for the helper's first look, however late the kernel lets it run.
+    let pid = sys::getpid();
+    tell(pid, word(H_GENERATION).load(Ordering::Relaxed).wrapping_sub(1));
     let stack = HELPER_STACK.0.get() as usize + STACK;
     // It inherits the mask: no signal of the program may land on it.
     let mask = sys::block_signals(!0);
     // SAFETY: the stack is the helper's alone, and `watch` never returns.
-    unsafe { arch::spawn(stack, HELPER.as_ptr(), watch) };
+    if !unsafe { arch::spawn(stack, HELPER.as_ptr(), watch) } {
+        forget(pid);
+    }
     sys::set_signal_mask(mask);
 }
 
@@ -59,14 +64,26 @@ extern "C" fn watch() -> ! {
     }
 }
 
+fn entries() -> impl Iterator<Item = usize> {
+    (0..MAX_PROCESSES).map(|number| PROCESSES_OFFSET + number * PROCESS_SIZE)
+}
+
+fn own_entry(pid: i32) -> Option<usize> {
+    entries().find(|entry| word(entry + P_PID).load(Ordering::Relaxed) == pid as u32)
+}
+
 /// Notes in this process' entry what it has seen. Without room for one, the recorder does not wait for this process.
 fn tell(pid: i32, generation: u32) {
-    let entries = || (0..MAX_PROCESSES).map(|number| PROCESSES_OFFSET + number * PROCESS_SIZE);
-    let own = |entry: &usize| word(entry + P_PID).load(Ordering::Relaxed) == pid as u32;
     let take =
         |entry: &usize| word(entry + P_PID).compare_exchange(0, pid as u32, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-    if let Some(entry) = entries().find(own).or_else(|| entries().find(take)) {
+    if let Some(entry) = own_entry(pid).or_else(|| entries().find(take)) {
         word(entry + P_SEEN).store(generation, Ordering::Release);
+    }
+}
+
+fn forget(pid: i32) {
+    if let Some(entry) = own_entry(pid) {
+        word(entry + P_PID).store(0, Ordering::Release);
     }
 }
 

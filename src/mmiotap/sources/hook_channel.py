@@ -16,18 +16,15 @@ from mmiotap.trace import store
 from mmiotap.trace.errors import DiskError, MmiotapError
 
 ON_FAILURE = ("device", "stop")
+#: Where slot 0 has what every answer needs, in words; and how far it is from one slot to the next.
 _WORDS = layout.SLOT_SIZE // 4
-_STATE, _VERDICT, _REQUEST, _ANSWERED, _ASLEEP, _VALUE = (
+_STATE, _VERDICT, _ANSWERED, _ASLEEP, _VALUE = (
     (layout.SLOTS_OFFSET + field) // 4
-    for field in (
-        layout.S_STATE,
-        layout.S_VERDICT,
-        layout.S_REQUEST,
-        layout.S_ANSWERED,
-        layout.S_ASLEEP,
-        layout.S_VALUE,
-    )
+    for field in (layout.S_STATE, layout.S_VERDICT, layout.S_ANSWERED, layout.S_ASLEEP, layout.S_VALUE)
 )
+_ASKED, _ASKED_END = layout.ASKED_OFFSET, layout.ASKED_OFFSET + layout.MAX_SLOTS
+_GIVEN_UP = layout.GIVEN_UP
+_SLOTS, _SLOT_SIZE = layout.SLOTS_OFFSET, layout.SLOT_SIZE
 _QUESTION_SIZE = layout.S_PROBES + 2 * layout.MAX_HIT
 #: Who has it: a slot and which of its tenancies.
 Tenant = tuple[int, int]
@@ -55,6 +52,7 @@ class Channel:
             raise DiskError(error.errno, error.strerror, str(path)) from error
         view = memoryview(self.memory)
         self.bytes, self.u32, self.u64 = view, view.cast("I"), view.cast("Q")
+        self._turn = 0
         fence = threading.Lock()
         self._lock, self._unlock = fence.acquire, fence.release
         self._generation = Futex(self.memory, layout.H_GENERATION)
@@ -148,46 +146,53 @@ class Channel:
         claimed = [slot for slot in range(layout.MAX_SLOTS) if self.state(slot) == layout.CLAIMED]
         return [(slot, self._word(self.slot(slot) + layout.S_TENANCY)) for slot in claimed]
 
+    def owner(self, slot: int) -> int:
+        """Process id of its thread."""
+        return self._word(self.slot(slot) + layout.S_PID)
+
     def owner_lives(self, slot: int) -> bool:
         base = self.slot(slot)
-        pid, tid = self._word(base + layout.S_PID), self._word(base + layout.S_TID)
-        return Path(f"/proc/{pid}/task/{tid}").exists()
+        return Path(f"/proc/{self.owner(slot)}/task/{self._word(base + layout.S_TID)}").exists()
 
-    def take(self, slot: int) -> bool:
-        """Take up what this slot asks. False: its thread has given up."""
-        self.bytes[layout.ASKED_OFFSET + slot] = 0
-        return self.u32[_STATE + slot * _WORDS] == layout.CLAIMED
-
-    def question(self, slot: int) -> bytes:
-        """A copy of the slot without the path; its fields are where the slot's are."""
-        start = layout.SLOTS_OFFSET + slot * layout.SLOT_SIZE
+    def take(self, slot: int) -> bytes:
+        """Take up what this slot asks: a copy of the slot, without the path."""
+        self.bytes[_ASKED + slot] = 0
+        start = _SLOTS + slot * _SLOT_SIZE
         return self.memory[start : start + _QUESTION_SIZE]
+
+    def request(self, slot: int) -> int:
+        return self._word(self.slot(slot) + layout.S_REQUEST)
 
     def path(self, slot: int) -> str:
         start = self.slot(slot) + layout.S_PATH
         return os.fsdecode(self.memory[start : start + self._word(self.slot(slot) + layout.S_PATH_LENGTH)])
 
-    def answer(self, slot: int, verdict: int, value: int | None = None, width: int = 0) -> None:
+    def answer(
+        self, slot: int, request: int, verdict: int = layout.AS_IT_IS, value: int | None = None, width: int = 0
+    ) -> None:
+        """Answer a slot's question, and wake its thread if it sleeps. If that has given up, the slot is free."""
         words, base = self.u32, slot * _WORDS
-        if verdict != layout.AS_IT_IS and value is not None:
+        if value is not None:
             if width <= 8:
                 self.u64[(_VALUE + base) // 2] = value
             else:
                 at = self.slot(slot) + layout.S_VALUE
                 self.bytes[at : at + width] = value.to_bytes(width, "little")
         words[_VERDICT + base] = verdict
-        words[_ANSWERED + base] = words[_REQUEST + base]
+        words[_ANSWERED + base] = request
         self._lock()
         self._unlock()
         if words[_ASLEEP + base]:
             self._answered[slot].wake_all()
+        if words[_STATE + base] == _GIVEN_UP:
+            self.free(slot)
 
     def sleep(self, seconds: float) -> None:
         """Until somebody asks, at most so long."""
         bell = self._word(layout.H_BELL)
         self._set(layout.H_SERVER_ASLEEP, 1)
         self.fence()
-        if self.next_asked(0) < 0:
+        if 1 not in self.memory[_ASKED:_ASKED_END]:
             self._bell.wait(bell, seconds)
         self._set(layout.H_SERVER_ASLEEP, 0)
 
@@ -195,10 +200,14 @@ class Channel:
         self._set(layout.H_BELL, (self._word(layout.H_BELL) + 1) & 0xFFFFFFFF)
         self._bell.wake_all()
 
-    def next_asked(self, first: int) -> int:
-        """The first slot from this one on whose thread asks; -1: none."""
-        asked = self.memory.find(b"\1", layout.ASKED_OFFSET + first, layout.ASKED_OFFSET + layout.MAX_SLOTS)
-        return asked - layout.ASKED_OFFSET if asked >= 0 else -1
+    def next_asked(self) -> int:
+        """A slot whose thread asks, each in its turn; -1: none."""
+        asked = self.memory[_ASKED:_ASKED_END]
+        slot = asked.find(1, self._turn)
+        if slot < 0:
+            slot = asked.find(1)
+        self._turn = slot + 1
+        return slot
 
     def count(self, offset: int) -> int:
         """One of the header's counters."""

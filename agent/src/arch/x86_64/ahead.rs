@@ -20,8 +20,8 @@ use crate::{arena, hook, patch, region};
 
 use super::Frame;
 
-/// Hooked accesses: the program's signals wait for their handlers, too.
-const MOST_HOOKED: usize = 8;
+/// No more hooked accesses after so long: the program's signals wait for their handlers, too.
+const HOOKED_NS: i64 = 100_000;
 /// Asynchronous signals wait for so many instructions: some microseconds.
 const MOST: usize = 256;
 const LONGEST: usize = 15;
@@ -33,7 +33,7 @@ pub fn go_on(thread: &mut Thread, frame: &mut Frame, accessed: usize) {
     if frame.flags() & TRAP_FLAG != 0 || smp::way() != Way::Emulate {
         return;
     }
-    let mut hooked = 0;
+    let mut hooked_since = None;
     for _ in 0..MOST {
         let pc = frame.pc();
         if pc / PAGE != page || (pc + LONGEST) / PAGE != page {
@@ -55,7 +55,7 @@ pub fn go_on(thread: &mut Thread, frame: &mut Frame, accessed: usize) {
             }
             Class::Branch => frame.set_pc(if frame.meets(site.condition) { site.target } else { pc + site.length }),
             Class::Load | Class::Store | Class::Modify | Class::Exchange | Class::ExchangeAdd | Class::CompareExchange => {
-                if !touch(thread, frame, site, &mut hooked) {
+                if !touch(thread, frame, site, &mut hooked_since) {
                     return;
                 }
             }
@@ -65,7 +65,7 @@ pub fn go_on(thread: &mut Thread, frame: &mut Frame, accessed: usize) {
 }
 
 /// One instruction with a memory operand. False: it is left to the processor, and nothing has happened.
-fn touch(thread: &mut Thread, frame: &mut Frame, site: &'static site::Site, hooked: &mut usize) -> bool {
+fn touch(thread: &mut Thread, frame: &mut Frame, site: &'static site::Site, hooked_since: &mut Option<i64>) -> bool {
     let Some(address) = site.operand_address(frame) else { return false };
     let Some(region) = region::find(address) else {
         // Ordinary memory. If the operand reaches into a region behind, that faults here, and then in the program.
@@ -78,9 +78,11 @@ fn touch(thread: &mut Thread, frame: &mut Frame, site: &'static site::Site, hook
         return true;
     };
     let is_hooked = hook::covers(address, site.width);
-    *hooked += usize::from(is_hooked);
-    if *hooked > MOST_HOOKED {
-        return false;
+    if is_hooked {
+        let now = thread.log.clock.now();
+        if now - *hooked_since.get_or_insert(now) > HOOKED_NS {
+            return false;
+        }
     }
     let allowed = allows(&region, site.class != Class::Load);
     // Disabled: the program must trap once more, and find the region open.
