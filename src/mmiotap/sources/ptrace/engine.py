@@ -398,6 +398,8 @@ class Engine:
             mine = self._new_space(pid)
             mine.followed = space.followed
             mine.inherit(space)
+            for placed in self._placed:
+                placed.probes += [(mine, probe) for where, probe in placed.probes if where is space]
         self._add(child, mine)
         if (status := self._early.pop(tid, None)) is not None:
             self._backlog.append((tid, status))

@@ -180,6 +180,7 @@ class Space:
         self.regions = Regions(iter(parent.regions))
         with self.pages.as_they_are():
             self.registry = parent.registry.fork(self.pages)
+        self.waiting = list(parent.waiting)
         if parent.scratch:
             self.scratch = Scratch(self, parent.scratch.start)
 
