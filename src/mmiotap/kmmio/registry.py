@@ -163,17 +163,28 @@ class Registry:
     def end(self, hit: Hit) -> None:
         """The access has been made, or has failed: arm what is still probed, and let go who waits for this hit.
 
-        Raises OSError if a page cannot be armed any more; the hit has ended nevertheless.
+        Raises OSError if a page cannot be armed any more; the hit has ended nevertheless, and the others are armed.
         """
         with self._lock:  # K4 and K5
             del self._hits[hit.thread]
             for grace in tuple(self._graces):
                 grace.hits.discard(hit)
                 self._forget_if_over(grace)
+            refused = []
             for address in hit.pages:
                 page = self._pages.get(address)
                 if page is not None and page.count and not page.armed:
-                    self._arm(page)
+                    try:
+                        self._arm(page)
+                    except OSError as error:
+                        refused.append(error)
+            if refused:
+                raise refused[0]
+
+    def covering(self, address: int, width: int) -> tuple[Probe, ...]:
+        """The probes that cover some of these bytes, in the order of their addresses."""
+        with self._lock:
+            return self._covering(address, width)
 
     def in_flight(self, thread: int) -> Hit | None:
         """The hit of a thread. A debug trap of a thread without one is not ours."""

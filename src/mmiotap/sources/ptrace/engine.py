@@ -24,7 +24,7 @@ from mmiotap.sources.ptrace import access, calls, maps, process
 from mmiotap.sources.ptrace.access import Log, Making, Touched
 from mmiotap.sources.ptrace.bell import Bell
 from mmiotap.sources.ptrace.calls import Gone, SignalInfo
-from mmiotap.sources.ptrace.following import Following
+from mmiotap.sources.ptrace.following import Following, copies_memory
 from mmiotap.sources.ptrace.instruction import Operand
 from mmiotap.sources.ptrace.regions import Part
 from mmiotap.sources.ptrace.space import Pages, Space
@@ -264,18 +264,20 @@ class Engine:
         found = access.touched(space, instruction, before)
         if not all(access.allowed(operand, part) for operand, _, part in found):
             return False
-        if not (known := bool(found)):
+        if not found:
             nowhere = Operand(None, None, 1, 0, None, 0, False, False, None, None)
             found = [(nowhere, fault.address, page)]
         self._way.prepare(self, space, thread)
-        hit = space.registry.begin(thread.tid, found[0][1], max(found[0][0].width, 1))
+        begun = (space.registry.begin(thread.tid, address, max(operand.width, 1)) for operand, address, _ in found)
+        hit = next((hit for hit in begun if hit), None)
         if hit is None:
-            return known  # it was disarmed after the fault: the instruction is run again
+            return thread.may_be_late(before.rip, fault.address, space.pages.armings)
         try:
-            targets = [Touched(*found[0], hit.probes)]
-            for operand, address, part in found[1:]:
-                space.registry.again(thread.tid, address)
-                targets.append(Touched(operand, address, part, _covering(space.registry, address, operand.width)))
+            targets = []
+            for operand, address, part in found:
+                for end in {page_of(address), page_of(address + max(operand.width, 1) - 1)} - hit.pages:
+                    space.registry.again(thread.tid, end)
+                targets.append(Touched(operand, address, part, space.registry.covering(address, operand.width)))
             making = Making(thread, space, instruction, before, targets)
             with self._way.reach(self, space, hit, making) as (deltas, opened):
                 met = making.make(deltas, self, opened)
@@ -317,10 +319,11 @@ class Engine:
     def hold_others(self, space: Space, thread: Thread) -> None:
         """Stop the other threads of an address space. Their stops are served after this one, and so they go on.
 
-        A thread in a system call is left there: it stops when it comes out, and touches nothing before.
+        A thread in a system call is left there: it stops when it comes out, and touches nothing before. Not so one that
+        forks: a copy of the memory that is made now would be open.
         """
         for other in list(space.threads.values()):
-            if other is not thread and not other.stopped and other.call is None:
+            if other is not thread and not other.stopped and (other.call is None or copies_memory(space, other.call)):
                 self._halt(other)
 
     def _halt(self, thread: Thread) -> None:
@@ -623,10 +626,6 @@ class Finished(MmiotapError):  # noqa: N818  (it is no error: processes end)
 def _may_be_ours(info: SignalInfo) -> bool:
     """A fault on a page that is mapped, and that the thread may not touch: so are armed ones."""
     return info.number == signal.SIGSEGV and info.code in (calls.SEGV_ACCERR, calls.SEGV_PKUERR)
-
-
-def _covering(registry: Registry, address: int, width: int) -> tuple[Probe, ...]:
-    return tuple(probe for probe in registry.probes if probe.start < address + width and probe.end > address)
 
 
 def _reaches(place: Place, part: Part) -> bool:

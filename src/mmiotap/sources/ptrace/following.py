@@ -22,6 +22,10 @@ from mmiotap.trace.model import Mapping
 if TYPE_CHECKING:
     from mmiotap.sources.ptrace.engine import Engine
 
+#: System call numbers, asm/unistd_64.h, and linux/sched.h's word for a child that shares the memory.
+_CLONE, _FORK, _CLONE3 = 56, 57, 435
+_CLONE_VM = 0x100
+
 _MAP_TYPE, _MAP_FIXED, _MAP_ANONYMOUS = 0xF, 0x10, 0x20
 #: MAP_SHARED and MAP_SHARED_VALIDATE.
 _SHARED_TYPES = (1, 3)
@@ -158,7 +162,7 @@ class Following:
                 space.call(MPROTECT, part.alias, part.end - part.start, prot)
             with space.pages.together():
                 for page in range(part.start, part.end, PAGE):
-                    (space.pages.arm if space.probed(page) else space.pages.disarm)(page)
+                    (space.pages.arm if space.registry.covering(page, PAGE) else space.pages.disarm)(page)
 
 
 def _mapping(map_id: int, pid: int, line: Line) -> Mapping:
@@ -185,3 +189,12 @@ def _is_in(alias: int, line: Line, part: Part) -> bool:
 
 def _up(length: int) -> int:
     return -(-length // PAGE) * PAGE
+
+
+def copies_memory(space: Space, call: SystemCall) -> bool:
+    """Whether a system call makes a process with a copy of the memory."""
+    if call.number == _CLONE3:
+        flags = int.from_bytes(space.read(call.arguments[0], 8), "little")
+    else:
+        flags = call.arguments[0] if call.number == _CLONE else 0
+    return call.number in (_CLONE, _FORK, _CLONE3) and not flags & _CLONE_VM

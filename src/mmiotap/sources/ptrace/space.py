@@ -151,14 +151,14 @@ class Space:
         try:
             yield
         finally:
-            for page in self._open:
-                if self.probed(page):
+            opened, self._open = self._open, set()
+            for page in opened:
+                if self.registry.covering(page, PAGE):
                     self.pages.arm(page)
-            self._open = set()
 
-    def probed(self, page: int) -> bool:
-        """Whether a probe covers some of it."""
-        return any(probe.start < page + PAGE and probe.end > page for probe in self.registry.probes)
+    def is_open(self, page: int) -> bool:
+        """Whether an access is being made to it: then it is armed at the end of that, not before."""
+        return page in self._open
 
     def open_one_more(self, page: int) -> None:
         """Inside :meth:`opened`."""
@@ -195,11 +195,14 @@ class Pages:
         self._space = space
         self._waiting: dict[int, bool] | None = None
         self._silent = False
+        self.armings = 0  #: how many so far
 
     def arm(self, page: int) -> None:
         if self._space.regions.at(page) is None:
             raise OSError(0, f"there is no traced mapping at {page:#x}")
-        self._set(page, True)
+        self.armings += 1
+        if not self._space.is_open(page):
+            self._set(page, True)
 
     def disarm(self, page: int) -> None:
         if self._space.regions.at(page) is not None:

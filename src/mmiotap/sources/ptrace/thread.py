@@ -33,6 +33,7 @@ class Thread:
         self.usable = False
         self.call: calls.SystemCall | None = None  #: the system call that it is in
         self.signal: SignalInfo | None = None  #: it gets this one when it goes on
+        self._late: tuple[int, int, int] | None = None  #: see may_be_late()
         self._mask: int | None = None  #: the program's own, while we have blocked everything
         self._group_stop = False  #: its process was stopped (SIGSTOP) while it was busy with us
 
@@ -83,6 +84,15 @@ class Thread:
     def has_faulted(self) -> bool:
         """Whether it has raised a signal that it has not stopped for yet, because it was to stop anyway."""
         return any(info.number in FAULTS and info.code > 0 for info in calls.pending_signals(self.tid))
+
+    def may_be_late(self, pc: int, address: int, armings: int) -> bool:
+        """Whether a fault where nothing is armed can be one from before: then the instruction is run again.
+
+        If it faults again, and nothing was armed meanwhile, the fault is the program's own.
+        """
+        now = (pc, address, armings)
+        known, self._late = self._late == now, now
+        return not known
 
     def wait(self) -> int:
         """The next stop's status. Raises Ended if there is none any more."""
