@@ -4,8 +4,8 @@ import importlib
 import sys
 
 NAMES = (
-    "trap", "patched", "punned", "untouched", "race", "observe", "store", "startup", "import_mmiotrace", "others",
-    "outside",
+    "trap", "patched", "punned", "untouched", "race", "observe", "hooks", "store", "startup", "import_mmiotrace",
+    "others", "outside",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ use crate::{arena, sys};
 type Value = [u8; WIDEST];
 
 /// How long an answer is waited for without sleeping: most take less.
-const SPIN_NS: i64 = 30_000;
+const SPIN_NS: i64 = 10_000;
 const SPINS_A_LOOK: usize = 16;
 /// Between two looks at whether the server still lives.
 const SLICE_NS: i64 = 50_000_000;
