@@ -19,7 +19,7 @@ from mmiotap.sources import hook_layout as layout
 from mmiotap.sources.hook_channel import Channel, Tenant
 from mmiotap.trace.layout import READ, UNKNOWN, VALUE_UNKNOWN, WRITE
 
-#: Looks for a question before the server sleeps: some 3 to 50 microseconds, the more the more often one was found. Where
+#: Looks for a question before the server sleeps: 3 to 50 microseconds, the more the more often one was found. Where
 #: others want the processors, looking in vain takes them from the very thread that is to ask.
 FEWEST_SPINS, MOST_SPINS = 10, 160
 IDLE_SECONDS = 0.1
