@@ -161,6 +161,16 @@ def test_children_and_other_programs(compile_c: Compile, mmiotap: Run, registers
     assert len({row["pid"] for row in pids if row["kind"] == "write"}) == 3
 
 
+def test_more_threads_than_the_buffer_has_room_for(
+    compile_c: Compile, mmiotap: Run, registers: Path, tmp_path: Path
+) -> None:
+    program = compile_c(programs.THREADS)
+    result = mmiotap(*PTRACE, "--buffer", "256K", "--map", registers, "--", program, registers)
+    assert (result.status, "lost: 0" in result.stderr) == (0, True), result.stderr
+    writes = [value for kind, _, value in accesses(tmp_path / "t") if kind == "write"]
+    assert writes == list(range(1, 101))
+
+
 def test_where_there_is_no_alias_others_are_held(
     compile_c: Compile, mmiotap: Run, registers: Path, tmp_path: Path
 ) -> None:

@@ -189,6 +189,29 @@ int main(int argc, char **argv)
 """
 )
 
+#: Many threads, one after the other.
+THREADS = (
+    HEAD
+    + r"""
+static void *work(void *at)
+{
+    ++*(volatile uint32_t *)at;
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    volatile uint32_t *base = map(argv[1], MAP_SHARED, PROT_READ | PROT_WRITE);
+    pthread_t thread;
+    for (int number = 0; number < 100; number++) {
+        pthread_create(&thread, 0, work, (void *)base);
+        pthread_join(thread, 0);
+    }
+    return base[0] == 100 ? 0 : argc;
+}
+"""
+)
+
 #: A mapping that cannot be made twice, a register that is the address and the value, and an absolute address.
 WITHOUT_ALIAS = (
     HEAD

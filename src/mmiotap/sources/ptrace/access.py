@@ -69,6 +69,9 @@ class Log(Protocol):
     def other(self, thread: Thread, path: str) -> None:
         """A file was mapped that nobody wants."""
 
+    def ended(self, thread: Thread) -> None:
+        """A thread is not traced any more."""
+
     def new_program(self, pid: int) -> None:
         """A process runs another program now."""
 

@@ -206,14 +206,13 @@ class Engine:
 
     def _next(self) -> None:
         """Wait for a stop, and serve it."""
-        if self._backlog:
-            tid, status = self._backlog.popleft()
-        else:
-            tid, status = os.waitpid(-1, calls.WALL | calls.WNOTHREAD | os.WUNTRACED)
-        if self._bell and tid == self._bell.pid:
+        if not self._backlog and not self._requests:
+            self._collect()
+        if not self._backlog:
             while self._requests:
                 self._requests.popleft()()
             return
+        tid, status = self._backlog.popleft()
         thread = self._threads.get(tid)
         if thread is None:
             if os.WIFSTOPPED(status):
@@ -231,6 +230,21 @@ class Engine:
             pass  # it is being killed; its end is yet to come
         finally:
             self._current = None
+
+    def _collect(self) -> None:
+        """Wait for a stop, or for the bell, and take all stops that there are.
+
+        Each thread has one at most, so all have their turn: the kernel would always tell of the same ones first.
+        """
+        options = calls.WALL | calls.WNOTHREAD | os.WUNTRACED
+        tid, status = os.waitpid(-1, options)
+        while tid:
+            if not self._bell or tid != self._bell.pid:
+                self._backlog.append((tid, status))
+                if os.WIFSTOPPED(status) and tid in self._threads:
+                    with suppress(Gone):
+                        self._threads[tid].stop(status)
+            tid, status = os.waitpid(-1, options | os.WNOHANG)
 
     def _serve(self, thread: Thread, status: int) -> None:
         """Do what a stop asks for, and let the thread run."""
@@ -437,7 +451,9 @@ class Engine:
         space.threads[thread.tid] = thread
 
     def _drop(self, tid: int) -> None:
-        self._threads.pop(tid, None)
+        thread = self._threads.pop(tid, None)
+        if thread is not None and self.log:
+            self.log.ended(thread)
         space = self._spaces.pop(tid, None)
         if space is not None:
             space.threads.pop(tid, None)

@@ -117,6 +117,12 @@ class Rows:
             self._others.add(path)
             self._of(thread).put_down(layout.OTHER, extra=os.fsencode(path))
 
+    def ended(self, thread: Thread) -> None:
+        """A thread has ended: its segment can be sealed and given to another."""
+        stream = self._streams.pop((thread.pid, thread.tid), None)
+        if stream is not None and stream.segment is not None:
+            self._arena.set_state(stream.segment, layout.FULL)
+
     def new_program(self, pid: int) -> None:
         """A process runs another program now."""
         self._pages.pop(pid, None)
