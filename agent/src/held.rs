@@ -2,7 +2,8 @@
 //!
 //! The program's handler must find the thread before or behind the access, not in the middle of it, and may itself touch the
 //! device. So the signal is held back: the thread goes on step by step, everything else blocked, until it has left the thunk, and
-//! is then sent the signal again, with the siginfo that it came with. A thunk is some fifty instructions long.
+//! is then sent the signal again, with the siginfo that it came with. A thunk is some fifty instructions long. Once in a segment it
+//! takes the next one: `Log::renewing` says so, and most of that runs with all signals blocked.
 
 use libc::{c_int, siginfo_t};
 
