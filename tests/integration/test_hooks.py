@@ -685,7 +685,10 @@ def maps(file: Path) -> bool:
     return False
 
 
-def test_a_program_that_is_killed_leaves_no_slot_behind(compile_c: Compile, tmp_path: Path, patching: str) -> None:
+def test_a_program_that_is_killed_leaves_no_slot_behind(
+    compile_c: Compile, tmp_path: Path, patching: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     registers = tmp_path / "registers"
     registers.write_bytes(bytes(4096))
 
