@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -176,12 +177,21 @@ class Space:
         self.regions = Regions()
 
     def inherit(self, parent: "Space") -> None:
-        """A forked child has all that its parent had, armed pages and aliases included."""
-        self.regions = Regions(iter(parent.regions))
+        """A forked child has all that its parent had, armed pages and aliases included.
+
+        But its memory was copied a little before now: what we have mapped in the parent since then it does not have.
+        """
+        lines = maps.read(self.pid)
+
+        def has(address: int | None) -> bool:
+            return address is not None and any(line.start <= address < line.end for line in lines)
+
+        parts = (part if has(part.alias) else replace(part, alias=None) for part in parent.regions)
+        self.regions = Regions(parts)
         with self.pages.as_they_are():
             self.registry = parent.registry.fork(self.pages)
         self.waiting = list(parent.waiting)
-        if parent.scratch:
+        if parent.scratch and has(parent.scratch.start):
             self.scratch = Scratch(self, parent.scratch.start)
 
 
