@@ -23,14 +23,33 @@ pub fn contains(address: usize) -> bool {
     base != 0 && address.wrapping_sub(base) < LENGTH.load(Ordering::Relaxed)
 }
 
+/// Room for every segment the recorder may ever add, so that growing needs no descriptor here.
+const MOST: usize = SEGMENTS_OFFSET + MAX_SEGMENTS * SEGMENT_SIZE;
+
 /// Maps the arena file. False: there is none, or it is not one we understand; the program then runs untraced.
 pub fn attach(path: &[u8]) -> bool {
-    // Room for every segment the recorder may ever add, so that growing needs no descriptor here.
-    let length = SEGMENTS_OFFSET + MAX_SEGMENTS * SEGMENT_SIZE;
-    let Some(mapped) = map_shared(path, &MAGIC, VERSION, length) else { return false };
-    LENGTH.store(length, Ordering::Relaxed);
-    BASE.store(mapped, Ordering::Release);
-    true
+    begin(map_shared(path, &MAGIC, VERSION, MOST))
+}
+
+/// As attach(), with a descriptor of the file, which stays the caller's. No other thread runs.
+pub fn attach_open(fd: i32) -> bool {
+    after_fork();
+    DEAD.store(false, Ordering::Relaxed);
+    LAST_SEEN_NS.store(0, Ordering::Relaxed);
+    begin(map_open(fd, &MAGIC, VERSION, MOST))
+}
+
+fn begin(mapped: Option<usize>) -> bool {
+    LENGTH.store(MOST, Ordering::Relaxed);
+    BASE.store(mapped.unwrap_or(0), Ordering::Release);
+    mapped.is_some()
+}
+
+/// Leaves the recording: from here on the agent does nothing. No other thread runs.
+pub fn leave() {
+    let (base, length) = (BASE.swap(0, Ordering::AcqRel), LENGTH.load(Ordering::Relaxed));
+    // SAFETY: nobody writes to it any more.
+    unsafe { sys::munmap(base, length) };
 }
 
 /// Maps a file that the recorder has made for us, if it is there and begins with these. The path is NUL-terminated.
@@ -39,18 +58,23 @@ pub fn map_shared(path: &[u8], magic: &[u8; 8], version: u32, length: usize) -> 
     if sys::is_error(fd) {
         return None;
     }
-    let mut head = [0u8; 16];
-    let known =
-        sys::read(fd, &mut head) == 16 && head[..8] == *magic && head[H_VERSION..H_VERSION + 4] == version.to_le_bytes();
-    let mut mapped = -1;
-    if known {
-        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping disturbs nothing.
-        mapped =
-            unsafe { sys::mmap(sys::own_place(length), length, libc::PROT_READ | libc::PROT_WRITE, flags, fd as i32, 0) };
-    }
+    let mapped = map_open(fd as i32, magic, version, length);
     sys::close(fd);
-    if !known || sys::is_error(mapped) {
+    mapped
+}
+
+fn map_open(fd: i32, magic: &[u8; 8], version: u32, length: usize) -> Option<usize> {
+    let mut head = [0u8; 16];
+    let known = sys::read(fd as isize, &mut head) == 16
+        && head[..8] == *magic
+        && head[H_VERSION..H_VERSION + 4] == version.to_le_bytes();
+    if !known {
+        return None;
+    }
+    let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping disturbs nothing.
+    let mapped = unsafe { sys::mmap(sys::own_place(length), length, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
+    if sys::is_error(mapped) {
         return None;
     }
     // SAFETY: our own mapping; its contents need not be in the program's core files.
@@ -228,13 +252,14 @@ pub fn heartbeat() -> u32 {
     word(H_HEARTBEAT).load(Ordering::Relaxed)
 }
 
+/// Nobody takes over a recording: who was found dead stays dead, and is not waited for again.
+static DEAD: AtomicBool = AtomicBool::new(false);
+static LAST_SEEN_NS: AtomicI64 = AtomicI64::new(0);
+
 /// Does the recorder still run? Called by threads that wait for it; asks the file system only when its heart stands still.
 #[inline(never)]
 pub fn recorder_alive() -> bool {
     static LAST_BEAT: AtomicU32 = AtomicU32::new(0);
-    static LAST_SEEN_NS: AtomicI64 = AtomicI64::new(0);
-    /// Nobody takes over a recording: who was found dead stays dead, and is not waited for again.
-    static DEAD: AtomicBool = AtomicBool::new(false);
     if DEAD.load(Ordering::Relaxed) {
         return false;
     }

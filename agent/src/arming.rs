@@ -27,6 +27,16 @@ pub fn is_helper(tid: i32) -> bool {
     HELPER.load(Ordering::Relaxed) == tid
 }
 
+/// Is there a helper? It ends by itself when the recording is closed.
+pub fn has_helper() -> bool {
+    HELPER.load(Ordering::Acquire) != 0
+}
+
+/// A recording begins.
+pub fn begin() {
+    ARMED.store(true, Ordering::Relaxed);
+}
+
 /// Gives a front the rights that it is to have at this moment. Under the region lock.
 pub fn apply(region: &Region) {
     if ARMED.load(Ordering::Relaxed) {

@@ -11,12 +11,14 @@ extern crate alloc;
 mod arch;
 mod arena;
 mod arming;
+mod attach;
 mod capture;
 mod clock;
 mod fault;
 mod held;
 mod hook;
 mod interpose;
+mod interrupted;
 mod layout;
 mod lookaside;
 mod mapping;
@@ -39,7 +41,7 @@ mod twin;
 mod wrapped;
 
 use core::ffi::{CStr, c_char};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Where the recorder says which recording this process belongs to.
 const ARENA_VARIABLE: &CStr = c"MMIOTAP_ARENA";
@@ -62,15 +64,23 @@ pub(crate) fn start() {
         // SAFETY: getenv returns a NUL-terminated string.
         let path = unsafe { CStr::from_ptr(path) };
         // All else first: with the arena there, the agent is at work.
+        prepare();
+        hook::attach(path.to_bytes_with_nul());
+        arena::attach(path.to_bytes_with_nul());
+    }
+    STATE.store(READY, Ordering::Release);
+}
+
+/// Once, where the dynamic linker and libc may be asked.
+fn prepare() {
+    static PREPARED: AtomicBool = AtomicBool::new(false);
+    if !PREPARED.swap(true, Ordering::AcqRel) {
         process::prepare();
         arch::prepare();
         clock::prepare();
         modules::prepare();
         patch::jitdump::prepare();
-        hook::attach(path.to_bytes_with_nul());
-        arena::attach(path.to_bytes_with_nul());
     }
-    STATE.store(READY, Ordering::Release);
 }
 
 extern "C" fn constructor() {

@@ -5,14 +5,16 @@
 
 use alloc::vec::Vec;
 
-use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, PROT_EXEC, PROT_NONE, c_int, off_t};
+use libc::{
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MREMAP_FIXED, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE, c_int, off_t,
+};
 
 use crate::capture::{self, Row};
 use crate::layout::{MAP, UNMAP};
-use crate::paths;
+use crate::maps::{self, Mapping};
 use crate::region::{self, Front, Guard, Region};
 use crate::sys::PAGE;
-use crate::{arena, arming, signals, sys, thread};
+use crate::{arena, arming, lookaside, patch, paths, signals, sys, thread};
 
 /// The arguments of mmap(2).
 pub struct Request {
@@ -86,13 +88,9 @@ unsafe fn consider(table: &mut Guard, request: &Request, address: usize) {
     if !arena::selects(&path) {
         return paths::note_unselected(&path);
     }
-    signals::install();
-    arena::populate_first();
-    let (end, map_id) = (address + round_up(request.length), arena::next_map_id());
-    let mut region = Region {
+    let region = Region {
         start: address,
-        end,
-        map_id,
+        end: address + round_up(request.length),
         prot: request.prot,
         path: paths::keep(&path),
         flags: request.flags,
@@ -100,8 +98,17 @@ unsafe fn consider(table: &mut Guard, request: &Request, address: usize) {
         ..region::NOTHING
     };
     // SAFETY: the caller's promise.
-    match unsafe { steal(request, address, end - address) } {
-        Some((alias, front)) => (region.delta, region.front) = (alias.wrapping_sub(address), front),
+    unsafe { take_over(table, region, request.again()) };
+}
+
+/// Makes a region of a mapping that is as `region` says; `twin` is a second mapping of the same, if it can be had.
+unsafe fn take_over(table: &mut Guard, mut region: Region, twin: Option<usize>) {
+    signals::install();
+    arena::populate_first();
+    region.map_id = arena::next_map_id();
+    // SAFETY: the caller's promise.
+    match unsafe { steal(twin, region.start, region.length()) } {
+        Some((alias, front)) => (region.delta, region.front) = (alias.wrapping_sub(region.start), front),
         None => return count_untraced(),
     }
     // The table first: from the moment the front is armed, its faults must be known.
@@ -114,16 +121,87 @@ unsafe fn consider(table: &mut Guard, request: &Request, address: usize) {
     arming::apply(&region);
 }
 
+/// Takes over what is mapped already, as consider() does what is being mapped. No other thread runs.
+///
+/// Files of which the process executes a part are left alone: the dynamic loader has mapped them, with what is data to them.
+pub fn take_over_existing() {
+    let mut table = region::lock();
+    paths::forget_unselected();
+    let lines = maps::all();
+    let code: Vec<&[u8]> = lines.iter().filter(|line| line.executable).map(|line| line.path.as_slice()).collect();
+    for line in &lines {
+        let is_file = !matches!(line.path.first(), None | Some(b'['));
+        if !is_file || arena::contains(line.start) || code.contains(&line.path.as_slice()) {
+            continue;
+        }
+        if arena::selects(&line.path) {
+            // SAFETY: nobody can touch it now.
+            unsafe { take_over(&mut table, region_of(line), twin_of(line)) };
+        } else if line.shared {
+            paths::note_unselected(&line.path);
+        }
+    }
+}
+
+fn region_of(line: &Mapping) -> Region {
+    let prot = [(line.readable, PROT_READ), (line.writable, PROT_WRITE)];
+    Region {
+        start: line.start,
+        end: line.end,
+        prot: prot.iter().filter(|(set, _)| *set).map(|(_, bit)| bit).sum(),
+        path: paths::keep(&line.path),
+        flags: if line.shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE },
+        file_offset: line.file_offset as u64,
+        ..region::NOTHING
+    }
+}
+
+/// A second mapping of what is mapped here: the kernel makes one of anything but devices; of those, by their descriptors.
+fn twin_of(line: &Mapping) -> Option<usize> {
+    if !line.shared {
+        return None;
+    }
+    let region = region_of(line);
+    let length = region.length();
+    // SAFETY: with an old size of 0, mremap(2) leaves the old mapping alone; the new place is one of our own.
+    let again = unsafe {
+        let place = sys::mmap(sys::own_place(length), length, PROT_NONE, RESERVED, -1, 0);
+        sys::mremap(line.start, 0, length, libc::MREMAP_MAYMOVE | MREMAP_FIXED, place as usize)
+    };
+    if !sys::is_error(again) {
+        return Some(again as usize);
+    }
+    paths::descriptors_of(&line.path).into_iter().find_map(|fd| {
+        let flags = libc::MAP_SHARED;
+        Request { addr: 0, length, prot: region.prot, flags, fd, offset: line.file_offset as off_t }.again()
+    })
+}
+
+/// Gives every mapping back to the program, and its sites their code. No other thread runs.
+pub fn leave() {
+    let mut table = region::lock();
+    lookaside::clear(&table, 0, usize::MAX);
+    patch::leave(&table);
+    while let Some(region) = table.first_in(0, usize::MAX) {
+        arming::open(&region);
+        // SAFETY: no thread is on its way to the alias.
+        unsafe { give_back(&region) };
+        table.remove(region.start, region.end);
+    }
+}
+
+/// Address space that nothing uses.
+const RESERVED: c_int = libc::MAP_PRIVATE | MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
 /// The real mapping at an address of our own, and how the program's place looks then. None: it cannot be had.
-unsafe fn steal(request: &Request, address: usize, length: usize) -> Option<(usize, Front)> {
-    if let Some(alias) = request.again() {
+unsafe fn steal(twin: Option<usize>, address: usize, length: usize) -> Option<(usize, Front)> {
+    if let Some(alias) = twin {
         return Some((alias, Front::Twin));
     }
     // Private, or a device that can be mapped once only: the mapping itself moves.
-    let flags = libc::MAP_PRIVATE | MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping disturbs nothing, and is replaced by the program's, which nobody knows of yet.
     unsafe {
-        let place = sys::mmap(sys::own_place(length), length, PROT_NONE, flags, -1, 0);
+        let place = sys::mmap(sys::own_place(length), length, PROT_NONE, RESERVED, -1, 0);
         if sys::is_error(place) || sys::is_error(sys::move_mapping(address, place as usize, length)) {
             return None;
         }

@@ -9,8 +9,22 @@ pub struct Mapping {
     pub start: usize,
     pub end: usize,
     pub readable: bool,
+    pub writable: bool,
+    pub executable: bool,
+    pub shared: bool,
     pub file_offset: usize,
+    /// As a link in /proc/self/fd shows it: the one character that is escaped here, the newline, is itself again.
     pub path: Vec<u8>,
+}
+
+/// Every mapping, in order of address.
+pub fn all() -> Vec<Mapping> {
+    let mut all = Vec::new();
+    each(|mapping| {
+        all.push(mapping);
+        true
+    });
+    all
 }
 
 /// Calls `visit` with each mapping, in order of address, until it returns false.
@@ -52,10 +66,31 @@ fn mapping_of(line: &[u8]) -> Option<Mapping> {
     let mut fields = line.splitn(6, |&byte| byte == b' ');
     let mut bounds = fields.next()?.split(|&byte| byte == b'-');
     let (start, end) = (hexadecimal(bounds.next()?)?, hexadecimal(bounds.next()?)?);
-    let readable = fields.next()?.first() == Some(&b'r');
+    let &[read, write, execute, share] = fields.next()?.first_chunk::<4>()?;
     let file_offset = hexadecimal(fields.next()?)?;
-    let path = fields.nth(2).unwrap_or_default().trim_ascii_start().to_vec();
-    Some(Mapping { start, end, readable, file_offset, path })
+    let path = unescaped(fields.nth(2).unwrap_or_default().trim_ascii_start());
+    Some(Mapping {
+        start,
+        end,
+        readable: read == b'r',
+        writable: write == b'w',
+        executable: execute == b'x',
+        shared: share == b's',
+        file_offset,
+        path,
+    })
+}
+
+fn unescaped(path: &[u8]) -> Vec<u8> {
+    const NEWLINE: &[u8] = b"\\012";
+    let mut plain = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [first, tail @ ..] = rest {
+        let escaped = rest.strip_prefix(NEWLINE);
+        plain.push(if escaped.is_some() { b'\n' } else { *first });
+        rest = escaped.unwrap_or(tail);
+    }
+    plain
 }
 
 fn hexadecimal(digits: &[u8]) -> Option<usize> {

@@ -49,6 +49,10 @@ impl Allocator {
         result
     }
 
+    pub fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::Acquire)
+    }
+
     /// In a forked child: whoever held the lock in the parent does not exist here.
     pub fn after_fork(&self) {
         self.locked.store(false, Ordering::Release);

@@ -83,8 +83,8 @@ pub fn place_of(pc: usize) -> Place {
     }
 }
 
-/// In a forked child: its objects are told under its own pid.
-pub fn after_fork() {
+/// In a forked child, whose objects are told under its own pid, and in a recording that begins.
+pub fn forget_told() {
     TOLD.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
 }
 
@@ -312,7 +312,7 @@ mod tests {
     fn a_key_is_claimed_once_until_a_fork() {
         let key = key(&Object { start: 1, end: 2, bias: 3 }, 4);
         assert!(!is_told(key) && claim(key) && is_told(key) && !claim(key));
-        after_fork();
+        forget_told();
         assert!(!is_told(key) && claim(key));
     }
 }

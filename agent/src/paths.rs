@@ -33,6 +33,27 @@ pub fn of_descriptor(fd: i32) -> Option<Vec<u8>> {
     Some(path)
 }
 
+/// The descriptors of the file with this path. None of them, if it is not known which of several files is meant.
+pub fn descriptors_of(path: &[u8]) -> Vec<i32> {
+    let mut found = Vec::new();
+    sys::each_number(b"/proc/self/fd\0", &mut vec![0; 1024], |fd| {
+        if of_descriptor(fd).is_some_and(|other| other == path) {
+            found.push(fd);
+        }
+    });
+    // Files without a name (anon_inode:[vfio-device]) all look the same.
+    if found.len() > 1 && path.first() != Some(&b'/') {
+        found.clear();
+    }
+    found
+}
+
+/// A recording begins: it is to be told of all of them again. Under the region lock.
+pub fn forget_unselected() {
+    // SAFETY: under the region lock.
+    unsafe { (*UNSELECTED.0.get()).clear() };
+}
+
 struct Kept(UnsafeCell<Vec<&'static [u8]>>);
 
 // SAFETY: touched under the region lock only.
@@ -61,7 +82,7 @@ pub fn note_unselected(path: &[u8]) {
     if noted.len() == MAX_UNSELECTED || noted.contains(&path) {
         return;
     }
-    noted.push(Box::leak(Box::from(path)));
+    noted.push(keep(path));
     if let Some(thread) = thread::current() {
         capture::write(thread, &Row::new(OTHER), path);
     }

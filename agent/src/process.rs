@@ -72,7 +72,7 @@ pub fn notice_fork() {
         step::after_fork();
         patch::after_fork();
         thread::after_fork();
-        modules::after_fork();
+        modules::forget_told();
         ANNOUNCED.store(false, Ordering::Relaxed);
         word.store(KNOWN, Ordering::Release);
         arming::after_fork();
@@ -81,6 +81,11 @@ pub fn notice_fork() {
     while word.load(Ordering::Acquire) != KNOWN {
         sys::sched_yield();
     }
+}
+
+/// A recording begins: it has not been told of this process.
+pub fn forget_announced() {
+    ANNOUNCED.store(false, Ordering::Relaxed);
 }
 
 /// Writes the row that tells of this process, once.

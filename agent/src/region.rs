@@ -127,6 +127,11 @@ pub fn lock() -> Guard {
     Guard { mask }
 }
 
+/// Does anybody hold the lock?
+pub fn is_locked() -> bool {
+    LOCKED.load(Ordering::Acquire)
+}
+
 impl Guard {
     /// Keeps the lock beyond the guard's life; the caller sees to the signal mask, and to [`release_kept`].
     pub fn keep(self) {

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use libc::{SIG_DFL, SIG_IGN, SIGBUS, SIGFPE, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
 
 use crate::arch::{self, Frame};
-use crate::{fault, sys, thread};
+use crate::{arena, fault, sys, thread};
 
 /// A signal's bit in a kernel signal set.
 pub const fn bit(signal: c_int) -> u64 {
@@ -67,6 +67,11 @@ pub fn after_fork() {
     ACTIONS.locked.store(false, Ordering::Release);
 }
 
+/// Does anybody hold the lock of the actions?
+pub fn is_locked() -> bool {
+    ACTIONS.locked.load(Ordering::Acquire)
+}
+
 pub fn is_installed() -> bool {
     INSTALLED.load(Ordering::Acquire)
 }
@@ -91,11 +96,34 @@ pub fn install() {
     INSTALLED.store(true, Ordering::Release);
 }
 
+/// Gives the kernel back what the program has set. No other thread runs.
+pub fn uninstall() {
+    if !INSTALLED.swap(false, Ordering::AcqRel) {
+        return;
+    }
+    for signal in SIGNALS {
+        let mut own = program_action(signal, None);
+        if own.handler > SIG_IGN && own.restorer == 0 {
+            // It was set meanwhile, through us, without the restorer that libc would have given it.
+            own.flags |= arch::SA_RESTORER;
+            own.restorer = arch::restorer();
+        }
+        set_action(signal, &own);
+    }
+}
+
 fn kernel_action(signal: c_int, new: Option<&Action>, old: Option<&mut Action>) {
     let new = new.map_or(0, |action| &raw const *action as usize);
     let old = old.map_or(0, |action| &raw mut *action as usize);
     // SAFETY: both are null or ours; 8 is the kernel's size of a signal set.
     unsafe { sys::syscall6(libc::SYS_rt_sigaction, signal as usize, new, old, 8, 0, 0) };
+}
+
+/// The kernel's action for any signal.
+pub fn action(signal: c_int) -> Action {
+    let mut now = Action::DEFAULT;
+    kernel_action(signal, None, Some(&mut now));
+    now
 }
 
 /// Sets the kernel's action for any signal.
@@ -150,8 +178,11 @@ fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, co
     let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = unsafe { transmute(handler) };
     handler(signal, info, (&raw mut *context).cast());
     (masked.handling, masked.handler_stack) = before;
-    let mut frame = Frame::new(context);
-    frame.set_mask(frame.mask() & !OURS);
+    // Unless we have left the program meanwhile.
+    if arena::base() != 0 {
+        let mut frame = Frame::new(context);
+        frame.set_mask(frame.mask() & !OURS);
+    }
 }
 
 /// The default action: the program dies of this signal, where it stands.

@@ -95,6 +95,11 @@ static SLOTS: [Slot; MAX_STEPS] = [const {
 /// Slots in use, so that who is in no step need not look through them.
 static IN_USE: AtomicU32 = AtomicU32::new(0);
 
+/// Is any thread in a step?
+pub fn is_under_way() -> bool {
+    IN_USE.load(Ordering::Acquire) != 0
+}
+
 fn current() -> Option<&'static mut Step> {
     if IN_USE.load(Ordering::Relaxed) == 0 {
         return None;

@@ -230,8 +230,13 @@ pub fn queue_signal(pid: i32, tid: i32, signal: c_int, info: &libc::siginfo_t) -
 }
 
 /// Calls for every thread of this process; for none where /proc is not to be had.
-pub fn each_thread(buffer: &mut [u8], mut visit: impl FnMut(i32)) {
-    let directory = open(b"/proc/self/task\0", libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC);
+pub fn each_thread(buffer: &mut [u8], visit: impl FnMut(i32)) {
+    each_number(b"/proc/self/task\0", buffer, visit);
+}
+
+/// Calls for every number that is a name in this folder, whose path is NUL-terminated.
+pub fn each_number(folder: &[u8], buffer: &mut [u8], mut visit: impl FnMut(i32)) {
+    let directory = open(folder, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC);
     if is_error(directory) {
         return;
     }
@@ -247,8 +252,8 @@ pub fn each_thread(buffer: &mut [u8], mut visit: impl FnMut(i32)) {
         while entries.len() > 19 {
             let length = usize::from(u16::from_le_bytes([entries[16], entries[17]]));
             let name = entries[19..length].split(|&byte| byte == 0).next().unwrap_or(&[]);
-            if let Some(tid) = stat::number(name) {
-                visit(tid as i32);
+            if let Some(number) = stat::number(name) {
+                visit(number as i32);
             }
             entries = &entries[length..];
         }

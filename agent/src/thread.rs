@@ -86,6 +86,12 @@ impl Thread {
         self.first_seq + self.used() as u64
     }
 
+    /// Its rows go to a recording that begins, or to none. The segments of the one before are gone.
+    pub fn start_afresh(&mut self, stream_id: u32) {
+        (self.stream_id, self.segment, self.first_seq) = (stream_id, None, 0);
+        (self.log.next_row, self.log.published, self.log.left) = (0, 0, 0);
+    }
+
     /// From here on rows go to this segment. Returns the one before.
     pub fn move_to(&mut self, segment: Option<Segment>) -> Option<Segment> {
         self.first_seq = self.next_seq();
@@ -135,7 +141,12 @@ pub struct Masked {
 impl Masked {
     pub fn all(&mut self) -> u64 {
         let here = &raw const self as usize;
-        if here > self.handler_stack {
+        self.at(here)
+    }
+
+    /// The same for a thread whose stack pointer is this.
+    pub fn at(&mut self, stack_pointer: usize) -> u64 {
+        if stack_pointer > self.handler_stack {
             self.handling = 0;
         }
         self.asked | self.handling
@@ -150,6 +161,19 @@ pub fn masked() -> &'static mut Masked {
         asm!("mov {0}, qword ptr [rip + mmiotap_masked@GOTTPOFF]", "add {0}, qword ptr fs:[0]", out(reg) slot,
              options(nostack, readonly));
         &mut *slot
+    }
+}
+
+/// Those of the thread with this thread pointer (%fs:0).
+///
+/// # Safety
+/// The thread is one of libc's, and stands still.
+pub unsafe fn masked_of(thread_pointer: usize) -> &'static mut Masked {
+    let offset: usize;
+    // SAFETY: reads the words' offset from the GOT; they are in the thread's static TLS, and the thread does not use them now.
+    unsafe {
+        asm!("mov {0}, qword ptr [rip + mmiotap_masked@GOTTPOFF]", out(reg) offset, options(nostack, readonly));
+        &mut *(thread_pointer.wrapping_add(offset) as *mut Masked)
     }
 }
 
@@ -235,6 +259,16 @@ fn take_over_dead() -> Option<*mut Thread> {
         thread = next;
     }
     None
+}
+
+/// Calls for every record. No other thread runs.
+pub fn each(mut visit: impl FnMut(&mut Thread)) {
+    let mut thread = ALL.load(Ordering::Acquire);
+    // SAFETY: records are never freed, and nobody uses them now.
+    while let Some(record) = unsafe { thread.as_mut() } {
+        visit(record);
+        thread = record.next;
+    }
 }
 
 /// In a forked child: the records are the parent's threads'; this thread starts afresh, in a stream of its own.

@@ -39,6 +39,10 @@ pub fn attach(arena_path: &[u8]) {
     hit::forget_former_self();
 }
 
+pub fn is_attached() -> bool {
+    BASE.load(Ordering::Relaxed) != 0
+}
+
 pub fn contains(address: usize) -> bool {
     let base = BASE.load(Ordering::Relaxed);
     base != 0 && address.wrapping_sub(base) < HOOKS_SIZE

@@ -3,7 +3,7 @@
 use core::mem::{MaybeUninit, transmute, zeroed};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use libc::{SA_RESETHAND, SA_RESTART, SIG_ERR, c_int, sigaction as Sigaction, sighandler_t};
+use libc::{SA_RESETHAND, SA_RESTART, SIG_DFL, SIG_ERR, SIG_IGN, c_int, sigaction as Sigaction, sighandler_t};
 
 use super::Real;
 use super::masks::{kernel_set, set_kernel_set};
@@ -78,6 +78,42 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Sigaction, old: *m
             }
         }
         ret
+    }
+}
+
+/// The signals of which libc makes its own use, SIGCANCEL and SIGSETXID: programs cannot set them.
+const INTERNAL: [c_int; 2] = [32, 33];
+
+/// What a program can set, beside the agent's own signals. The actions of SIGKILL and SIGSTOP never change.
+fn settable() -> impl Iterator<Item = c_int> {
+    (1..=64).filter(|signal| !is_ours(*signal) && !INTERNAL.contains(signal))
+}
+
+/// Treats the handlers that the program has set already as sigaction() would have. No other thread runs.
+pub fn take_over() {
+    for signal in settable() {
+        let before = signals::action(signal);
+        if before.handler == SIG_DFL || before.handler == SIG_IGN || before.handler == arch::signal_entry() {
+            continue;
+        }
+        let (handler, flags) = wrapped::wrap(signal, before.handler, before.flags as c_int);
+        let action = Action { handler, flags: flags as u32 as u64, mask: before.mask & !OURS, ..before };
+        set_stripped(signal, before.mask & OURS);
+        signals::set_action(signal, &action);
+    }
+}
+
+/// Gives the kernel the program's handlers back. No other thread runs.
+pub fn give_back() {
+    for signal in settable() {
+        let ours = signals::action(signal);
+        if ours.handler == SIG_DFL || ours.handler == SIG_IGN {
+            continue;
+        }
+        let (handler, flags) = wrapped::unwrap(wrapped::own(signal), ours.handler, ours.flags as c_int);
+        let action = Action { handler, flags: flags as u32 as u64, mask: ours.mask | stripped(signal), ..ours };
+        set_stripped(signal, 0);
+        signals::set_action(signal, &action);
     }
 }
 

@@ -243,7 +243,7 @@ fn find(pc: usize) -> Option<(*const c_void, usize)> {
 }
 
 /// libgcc's own function, looked up when it is first needed: when libgcc, which calls it, is there. Null: not found.
-fn real() -> *mut c_void {
+pub fn real() -> *mut c_void {
     static REAL: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
     const LIBGCC: &CStr = c"libgcc_s.so.1";
     const NAME: &CStr = c"_Unwind_Find_FDE";

@@ -7,7 +7,7 @@
 //! changes code first gives back the punned sites before it that use it ([`change_with_neighbours`]), and patches them again afterwards.
 
 mod breakpoint;
-mod frames;
+pub mod frames;
 pub mod jitdump;
 mod jump;
 pub mod registry;
@@ -36,6 +36,8 @@ use room::Room;
 pub struct Patch {
     pub site: &'static Site,
     pub thunk: Thunk,
+    /// Does the thunk measure how long accesses take?
+    timed: bool,
     /// How to unwind the thunk: its FDE, or null.
     fde: *const c_void,
     /// Is the jump in place? Changed under the lock.
@@ -98,6 +100,7 @@ fn all(_lock: &Guard) -> Vec<&'static Patch> {
 }
 
 /// The protocols, as the arena's header and the tests number them.
+const BREAKPOINT: u32 = 0;
 const STOP_MACHINE: u32 = 1;
 
 /// Why a site stays trapped: one of WHY_….
@@ -107,6 +110,8 @@ type Why = u32;
 pub fn count(site: &'static Site) {
     let hits = site.hits.fetch_add(1, Ordering::Relaxed) + 1;
     if hits == 1 {
+        // A recording that was attached to later than the site was made has not been told of it.
+        modules::note(site.pc);
         tell(site, SITE_SEEN, WHY_NONE);
     }
     let threshold = arena::patch_after();
@@ -128,7 +133,7 @@ pub fn note_stepped(site: &'static Site) {
 /// Makes a site a jump, if it is none.
 fn patch(lock: &Guard, site: &'static Site, protocol: u32) -> Result<(), Why> {
     let room = Room::now();
-    let patch = match site.patch() {
+    let patch = match site.patch().filter(|patch| patch.timed == arena::wants_latency()) {
         Some(patch) => patch,
         None => prepare(lock, &room, site)?,
     };
@@ -157,7 +162,8 @@ fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Pa
         return Err(WHY_NO_CLOCK);
     }
     let slot = space::slot(lock, room, site.pc).ok_or(WHY_NO_TARGET)?;
-    let Some((code, thunk, cfi)) = thunk::build(site, slot, arena::wants_latency()) else {
+    let timed = arena::wants_latency();
+    let Some((code, thunk, cfi)) = thunk::build(site, slot, timed) else {
         space::give_back(lock, slot);
         return Err(WHY_NO_TARGET);
     };
@@ -166,6 +172,7 @@ fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Pa
     let patch = Box::leak(Box::new(Patch {
         site,
         thunk,
+        timed,
         fde,
         active: AtomicBool::new(false),
         jump: AtomicU64::new(0),
@@ -297,11 +304,20 @@ fn plan(lock: &Guard, room: &Room, patches: &[&'static Patch]) -> Vec<Option<Jum
 
 /// Gives all sites their code back: recording is disabled. They may become hot again.
 pub fn disable(lock: &Guard) {
+    give_all_back(lock, arena::patch_protocol());
+}
+
+/// The same where no other thread runs.
+pub fn leave(lock: &Guard) {
+    give_all_back(lock, BREAKPOINT);
+}
+
+fn give_all_back(lock: &Guard, protocol: u32) {
     let mut all = all(lock);
     // From the lowest: nothing leans on it.
     all.sort_unstable_by_key(|patch| patch.site.pc);
     for patch in all.into_iter().filter(|patch| patch.is_active()) {
-        if take_away(patch, arena::patch_protocol()).is_ok() {
+        if take_away(patch, protocol).is_ok() {
             patch.site.hits.store(0, Ordering::Relaxed);
             tell(patch.site, SITE_BACK, WHY_DISABLED);
         }

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patch",
         metavar="auto|off|N",
-        type=_patch,
+        type=patch,
         default="auto",
         help="accesses of a site that trap before it is patched (default: auto, a few); off: all trap",
     )
@@ -116,7 +116,7 @@ def size(text: str) -> int:
     return int(number) * units.get(text[-1].upper(), 1)
 
 
-def _patch(text: str) -> str:
+def patch(text: str) -> str:
     from mmiotap.sources import agent
 
     try:

@@ -1,5 +1,6 @@
 """Which engine records a program: the agent, which is in it, or ptrace, which stays outside."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from mmiotap.sources.recording import RecordResult
 from mmiotap.trace.errors import MmiotapError
 
 ENGINES = ("agent", "ptrace")
+
+_NO_LATENCY = "only the agent can measure the latency of an access: --engine ptrace is too far away for it"
 
 
 def choose(command: list[str], engine: str | None, report: Callable[[str], None]) -> str:
@@ -47,7 +50,48 @@ def record(
     from mmiotap.sources.ptrace import record as ptrace
 
     if latency:
-        raise MmiotapError(
-            "only the agent can measure the latency of an access: --engine ptrace is too far away for it"
-        )
+        raise MmiotapError(_NO_LATENCY)
     return ptrace.record(command, way=smp, report=report, **options)
+
+
+def attach(
+    pid: int,
+    *,
+    engine: str | None,
+    report: Callable[[str], None],
+    until: threading.Event,
+    latency: bool = False,
+    patch: str | int = "auto",
+    protocol: str = "breakpoint",
+    smp: str = "emulate",
+    **options: Any,
+) -> RecordResult:
+    """Record a process that runs: through the agent, or from outside where that is asked for or the agent cannot get in.
+
+    The options are those of sources.inside.record.attach.
+    """
+    from mmiotap.sources.inside import record as inside
+
+    if engine != "ptrace":
+        try:
+            return inside.attach(
+                pid,
+                until=until,
+                latency=latency,
+                patch=patch,
+                protocol=protocol,
+                smp=smp,
+                report=report,
+                **options,
+            )
+        except launch.NoAgentError as error:
+            if engine is not None:
+                raise
+            report(f"{error.reason}: recorded from outside (--engine ptrace)")
+    from mmiotap.sources.ptrace import record as ptrace
+
+    if latency:
+        raise MmiotapError(_NO_LATENCY)
+    if (folder := inside.recorded_into(pid)) is not None:
+        raise MmiotapError(f"process {pid} is being recorded already, into {folder}: end that recording first")
+    return ptrace.attach(pid, until=until, way=smp, report=report, **options)

@@ -172,6 +172,16 @@ pub fn find(pc: usize) -> Option<&'static Site> {
     None
 }
 
+/// A recording begins: no access has been made in it.
+pub fn forget_hits() {
+    for slot in &TABLE {
+        // SAFETY: sites are never freed.
+        if let Some(site) = unsafe { slot.load(Ordering::Acquire).as_ref() } {
+            site.hits.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The site that was last seen at `pc`, whatever is there now.
 pub fn known(pc: usize) -> Option<&'static Site> {
     (0..PROBES).find_map(|probe| {

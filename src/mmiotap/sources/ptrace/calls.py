@@ -10,7 +10,7 @@ import signal
 from dataclasses import dataclass
 
 # Requests, linux/ptrace.h and asm/ptrace-abi.h.
-_SINGLESTEP, _GETREGS, _SETREGS, _SYSCALL = 9, 12, 13, 24
+_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _SYSCALL = 7, 9, 12, 13, 24
 _SETOPTIONS, _GETEVENTMSG, _GETSIGINFO, _SETSIGINFO = 0x4200, 0x4201, 0x4202, 0x4203
 _GETREGSET, _SETREGSET, _SEIZE, _INTERRUPT, _LISTEN, _PEEKSIGINFO = 0x4204, 0x4205, 0x4206, 0x4207, 0x4208, 0x4209
 _GETSIGMASK, _SETSIGMASK, _GET_SYSCALL_INFO, _DETACH = 0x420A, 0x420B, 0x420E, 17
@@ -18,6 +18,7 @@ _NT_X86_XSTATE = 0x202
 
 #: PTRACE_O_: system call stops are marked; forks, threads, vforks and exec stop and are followed.
 _OPTIONS = 0x1 | 0x2 | 0x4 | 0x8 | 0x10
+_MARKED_CALLS = 0x1
 
 # Events of a stop, the third byte of its status.
 EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_STOP = 1, 2, 3, 4, 128
@@ -112,9 +113,12 @@ def _call(request: int, tid: int, address: object = None, data: object = None) -
     return result
 
 
-def seize(tid: int) -> None:
-    """Become the tracer of a thread, without stopping it. Raises OSError (EPERM) or Gone."""
-    _call(_SEIZE, tid, None, _OPTIONS)
+def seize(tid: int, *, follow: bool = True) -> None:
+    """Become the tracer of a thread, without stopping it. Raises OSError (EPERM) or Gone.
+
+    Whatever it starts is traced, too, if it is to be followed.
+    """
+    _call(_SEIZE, tid, None, _OPTIONS if follow else _MARKED_CALLS)
 
 
 def interrupt(tid: int) -> None:
@@ -130,6 +134,11 @@ def listen(tid: int) -> None:
 def go_on(tid: int, number: int = 0) -> None:
     """Let a stopped thread run, to its next system call at most, with this signal."""
     _call(_SYSCALL, tid, None, number)
+
+
+def run(tid: int, number: int = 0) -> None:
+    """Let a stopped thread run, with this signal, and not stop at its system calls."""
+    _call(_CONT, tid, None, number)
 
 
 def single_step(tid: int) -> None:

@@ -89,7 +89,7 @@ class Space:
         thread = self._borrow(self)
         before = thread.registers()
         values = before.copy()
-        values.rax, values.orig_rax, values.rip = number, _NO_CALL, self._find_syscall()
+        values.rax, values.orig_rax, values.rip = number, _NO_CALL, self.find_syscall()
         for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
             setattr(values, name, value & _NO_CALL)
         thread.set_registers(values)
@@ -106,7 +106,7 @@ class Space:
             raise OSError(code, os.strerror(code))
         return result
 
-    def _find_syscall(self) -> int:
+    def find_syscall(self) -> int:
         """A syscall instruction in the process: the vdso has one, and so has whatever makes system calls."""
         if self._syscall_at is None:
             code = [line for line in maps.read(self.pid) if line.prot & maps.EXECUTE and line.path != "[vsyscall]"]

@@ -118,6 +118,11 @@ class Thread:
         calls.go_on(self.tid, self._take_signal())
         self.stopped = self.usable = False
 
+    def run(self) -> None:
+        """Let it run, and not stop at its system calls. It gets its signal now."""
+        calls.run(self.tid, self._take_signal())
+        self.stopped = self.usable = False
+
     def detach(self) -> None:
         """Let it run on without us. It gets its signal now."""
         calls.detach(self.tid, self._take_signal())

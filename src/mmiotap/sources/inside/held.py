@@ -1,0 +1,184 @@
+"""All threads of a process stand still, held by ptrace, and where they may."""
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from mmiotap.sources.inside.calling import wait
+from mmiotap.sources.inside.places import AGENTS_SIGNALS
+from mmiotap.sources.ptrace import calls, maps, process
+from mmiotap.sources.ptrace.calls import Gone
+from mmiotap.sources.ptrace.thread import Ended, Thread
+from mmiotap.trace.errors import MmiotapError
+
+#: Seconds that we wait for a thread to stop before we look whether it can; and for all to stand where they may.
+_STOPPING = 2.0
+PATIENCE = 10.0
+#: How long a thread goes on that stands where it may not: so many stops, and seconds for each.
+_STOPS, _MOMENT = 40, 0.005
+_SCHED_YIELD = 24
+#: Every so many times the others go on, too.
+_TURNS = 20
+
+
+class Unreachable(MmiotapError):  # noqa: N818
+    """The threads did not come to where they may stand."""
+
+
+class Held:
+    """Threads of a process, seized; those in ``threads`` stand still. Leaving the context lets all go.
+
+    Everything here is called by one Python thread: the kernel lets nobody else.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.threads: dict[int, Thread] = {}
+
+    def __enter__(self) -> "Held":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self.threads.values():
+            try:
+                if not thread.stopped:
+                    calls.interrupt(thread.tid)
+                    _stop(thread)
+                thread.detach()
+            except Gone:
+                with suppress(OSError):
+                    os.waitpid(thread.tid, calls.WALL | os.WNOHANG)  # of a process that was killed nothing else remains
+            except OSError:
+                pass  # it cannot stop now; what holds it ends with us
+        self.threads.clear()
+
+    def hold_one(self, tid: int) -> Thread | None:
+        """Stop this thread. None: it has ended, or cannot stop now."""
+        with suppress(Gone):
+            thread = self._seize(tid)
+            if _stop(thread):
+                return thread
+        return None
+
+    def let_one_go(self, thread: Thread) -> None:
+        """It runs on, and is not ours any more."""
+        del self.threads[thread.tid]
+        with suppress(Gone):
+            thread.detach()
+
+    def hold_all(self) -> None:
+        """Stop all threads, those included that others start meanwhile."""
+        while True:
+            for thread in list(self.threads.values()):
+                if not thread.stopped:
+                    with suppress(Gone):
+                        calls.interrupt(thread.tid)
+                    self._stop_or_drop(thread)
+            new = [tid for tid in self._tids() if tid not in self.threads]
+            for tid in new:
+                with suppress(Gone):
+                    self._stop_or_drop(self._seize(tid))
+            if not new:
+                break
+        if not self.threads:
+            raise Gone(self.pid)
+
+    def until(self, is_clear: Callable[[Thread], bool], what: str) -> Thread:
+        """Stop all threads so that each is clear; those that are not go on a little. Returns one that can make calls for us.
+
+        The others stand meanwhile, for all are hardly ever clear by chance; now and then they go on, too, for one may wait for
+        another. Raises Unreachable, Gone.
+        """
+        end = time.monotonic() + PATIENCE
+        for turn in itertools.count(1):
+            self.hold_all()
+            threads = [thread for thread in self.still() if not is_clear(thread)]
+            if not threads:
+                lender = next((thread for thread in self.still() if thread.usable and thread.signal is None), None)
+                if lender is not None:
+                    return lender
+                threads = self.still()
+            if time.monotonic() >= end:
+                break
+            if turn % _TURNS == 0:
+                self.go_on()
+            for thread in threads:
+                with suppress(Gone):
+                    self._advance(thread, is_clear)
+        raise Unreachable(f"process {self.pid}: {what}")
+
+    def go_on(self) -> None:
+        """Let all run for a moment."""
+        for thread in self.still():
+            with suppress(Gone):
+                thread.run()
+        time.sleep(_MOMENT)
+
+    def _advance(self, thread: Thread, is_clear: Callable[[Thread], bool]) -> None:
+        """Let one go on to where it is clear, in a few stops.
+
+        One that faults all the time is clear as it comes out of its handler, by a system call, and nowhere else.
+        """
+        for _ in range(_STOPS):
+            if thread.stopped:
+                thread.go_on()
+            status = wait(thread, time.monotonic() + _MOMENT)
+            if status is None:
+                calls.interrupt(thread.tid)
+                return
+            thread.stop(status)
+            if is_clear(thread) or thread.registers().orig_rax == _SCHED_YIELD:
+                return  # the second: it waits for another one's lock
+
+    def still(self) -> list[Thread]:
+        return [thread for thread in self.threads.values() if thread.stopped]
+
+    def _tids(self) -> list[int]:
+        try:
+            return maps.threads(self.pid)
+        except (FileNotFoundError, ProcessLookupError):
+            raise Gone(self.pid) from None
+
+    def _seize(self, tid: int) -> Thread:
+        try:
+            calls.seize(tid, follow=False)
+        except OSError as error:
+            raise process.refused(self.pid, error) from error
+        thread = self.threads[tid] = Thread(tid, self.pid)
+        calls.interrupt(tid)
+        return thread
+
+    def _stop_or_drop(self, thread: Thread) -> None:
+        try:
+            if not _stop(thread) and not _is_deep(thread):
+                raise Unreachable(f"process {self.pid}: its thread {thread.tid} does not stop")
+        except Ended:
+            del self.threads[thread.tid]
+        except Gone:
+            self.threads.pop(thread.tid, None)
+
+
+def _stop(thread: Thread) -> bool:
+    """It was told to stop. False: it does not."""
+    status = wait(thread, time.monotonic() + _STOPPING)
+    if status is not None:
+        thread.stop(status)
+    return status is not None
+
+
+def _is_deep(thread: Thread) -> bool:
+    """Does it sleep uninterruptibly in the kernel? Then it makes no access before it has come out, and stopped."""
+    text = Path(f"/proc/{thread.pid}/task/{thread.tid}/stat").read_text(errors="replace")
+    return text.rpartition(")")[2].split()[0] == "D"
+
+
+def has_fault(thread: Thread) -> bool:
+    """Is a signal of the agent's under way to a thread: one that it has stopped with, or that is to come?"""
+    if thread.signal is not None and AGENTS_SIGNALS >> thread.signal.number - 1 & 1:
+        return True
+    text = Path(f"/proc/{thread.pid}/task/{thread.tid}/status").read_text(errors="replace")
+    pending = next(line for line in text.splitlines() if line.startswith("SigPnd:"))
+    return bool(int(pending.split()[1], 16) & AGENTS_SIGNALS)

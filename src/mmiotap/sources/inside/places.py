@@ -1,0 +1,107 @@
+"""Where a thread stands: may it call libc there, is it in the middle of something of the agent's?
+
+A thread that holds one of libc's locks must not be made to call dlopen, which would wait for that lock for ever. Nobody
+can tell which locks are held, but where they are: in libc and the dynamic loader, and in objects that have a malloc of
+their own.
+"""
+
+from pathlib import Path
+
+from mmiotap.sources.inside import symbols
+from mmiotap.sources.ptrace import maps
+from mmiotap.sources.ptrace.calls import Registers
+
+#: Numbers of system calls (asm/unistd_64.h) in which libc waits for something without a lock that dlopen takes:
+#: read, write, poll, select, ioctl, pread, pwrite, readv, writev, sched_yield, pause, nanosleep, connect, accept, sendto,
+#: recvfrom, sendmsg, recvmsg, wait4, semop, msgsnd, msgrcv, flock, fsync, rt_sigtimedwait, rt_sigsuspend, io_getevents,
+#: restart_syscall, semtimedop, clock_nanosleep, epoll_wait, mq_timedreceive, waitid, pselect, ppoll, epoll_pwait, accept4,
+#: recvmmsg, io_uring_enter, epoll_pwait2.
+_WAITING = frozenset(
+    (0, 1, 7, 23, 16, 17, 18, 19, 20, 24, 34, 35, 42, 43, 44, 45, 46, 47, 61, 65, 69, 70, 73, 74, 128, 130, 208, 219, 220)
+    + (230, 232, 243, 247, 270, 271, 281, 288, 299, 426, 441)
+)
+_FUTEX, _FUTEX_WAIT_BITSET = 202, 9
+#: clock_gettime and getcpu: with these, and with these alone, the agent makes system calls through libc.
+_AGENTS_CALLS = (228, 309)
+#: SIGSEGV, SIGBUS, SIGTRAP and SIGFPE; SIGKILL and SIGSTOP, which nobody blocks.
+AGENTS_SIGNALS = 1 << 10 | 1 << 6 | 1 << 4 | 1 << 7
+_NEVER_BLOCKED = 1 << 8 | 1 << 18
+_ALL = (1 << 64) - 1
+ALL_BUT_AGENTS = _ALL & ~AGENTS_SIGNALS
+
+_CODE_FILE = "/memfd:mmiotap-code"
+
+
+class Places:
+    """The code of a process, as it is mapped at one moment."""
+
+    def __init__(self, pid: int, agent: Path) -> None:
+        self._pid = pid
+        self.lines = maps.read(pid)
+        self.objects = symbols.objects(self.lines)
+        status = agent.stat()
+        self.agent = next(
+            (
+                line
+                for path, line in self.objects.items()
+                if path == str(agent) or (line.inode == status.st_ino and Path(path).name == agent.name)
+            ),
+            None,
+        )
+
+    def at(self, address: int) -> str | None:
+        """The path of the file that an address is in: empty for memory; None if nothing is there."""
+        return next((line.path for line in self.lines if line.start <= address < line.end), None)
+
+    def may_call_libc(self, registers: Registers) -> bool:
+        """Does a thread with these registers surely hold no lock of libc's?"""
+        path = self.at(registers.rip)
+        if path is None or _is_loader(path) or self.is_agents(path):
+            return False
+        call = system_call(registers)
+        if call is not None:
+            waits = call == _FUTEX and registers.rsi & 0x7F == _FUTEX_WAIT_BITSET
+            return call in _WAITING or waits
+        line = self.objects.get(path)
+        return path != "[vdso]" and (line is None or symbols.find(self._pid, line, "malloc") is None)
+
+    def is_clear_of_agent(self, registers: Registers, mask: int) -> bool:
+        """Is a thread that has this mask surely not in the agent's code, or in what that calls?
+
+        While the agent is at work all signals but its own are blocked; and it calls very little: functions of the vdso,
+        and of libc's that end soon.
+        """
+        path = self.at(registers.rip) or ""
+        if self.is_agents(path):
+            return False
+        if (mask | AGENTS_SIGNALS | _NEVER_BLOCKED) != _ALL:
+            return True
+        call = system_call(registers)
+        if call is not None:
+            return call not in _AGENTS_CALLS
+        return not (path == "[vdso]" or _is_loader(path) or _is_libc(path))
+
+    def is_agents(self, path: str) -> bool:
+        return path.startswith(_CODE_FILE) or (self.agent is not None and path == self.agent.path)
+
+    def function(self, name: str) -> int | None:
+        """The address of a function of libc's."""
+        for path, line in self.objects.items():
+            if _is_libc(path) and (address := symbols.find(self._pid, line, name)):
+                return address
+        return None
+
+
+def system_call(registers: Registers) -> int | None:
+    """The number of the system call that a stopped thread is in, or has just come out of."""
+    number = int(registers.orig_rax)
+    return number if number < 1 << 32 else None
+
+
+def _is_loader(path: str) -> bool:
+    return Path(path).name.startswith("ld-")
+
+
+def _is_libc(path: str) -> bool:
+    name = Path(path).name
+    return name.startswith(("libc.so", "libc-2", "libdl.so", "libdl-2"))
