@@ -78,16 +78,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="module")
 def patching(request: pytest.FixtureRequest) -> str:
-    """What ``mmiotap record`` gets as --patch from ``start``, ``run`` and ``mmiotap``."""
+    """What ``mmiotap record`` and ``attach`` get as --patch from ``start``, ``run`` and ``mmiotap``."""
     way: str = getattr(request, "param", "auto")
     return way
 
 
 def with_patching(command: Sequence[str | Path], patching: str) -> list[str | Path]:
-    """The same command; if it is ``mmiotap record`` and has no --patch, with this one."""
+    """The same command; if it is ``mmiotap record`` or ``attach`` and has no --patch, with this one."""
     words = list(command)
-    if "record" in words and "--patch" not in words:
-        at = words.index("record") + 1
+    verb = next((word for word in words if word in ("record", "attach")), None)
+    if verb and "--patch" not in words:
+        at = words.index(verb) + 1
         if words[at - len(MMIOTAP) - 1 : at - 1] == MMIOTAP:
             words[at:at] = ["--patch", patching]
     return words

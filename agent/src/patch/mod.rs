@@ -117,6 +117,10 @@ pub fn count(site: &'static Site) {
     let threshold = arena::patch_after();
     if threshold != 0 && hits == threshold {
         let lock = region::lock();
+        // If it has ended meanwhile, all sites have been given their code back already.
+        if !arena::is_logging() {
+            return;
+        }
         if let Err(why) = patch(&lock, site, arena::patch_protocol()) {
             tell(site, SITE_TRAPPED, why);
         }

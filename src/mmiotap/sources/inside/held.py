@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,8 @@ _STOPPING = 2.0
 PATIENCE = 10.0
 #: How long a thread goes on that stands where it may not: so many stops, and seconds for each.
 _STOPS, _MOMENT = 40, 0.005
+#: More instructions than a thunk has.
+_STEPS = 300
 _SCHED_YIELD = 24
 #: Every so many times the others go on, too.
 _TURNS = 20
@@ -120,11 +123,11 @@ class Held:
     def _advance(self, thread: Thread, is_clear: Callable[[Thread], bool]) -> None:
         """Let one go on to where it is clear, in a few stops.
 
-        One that faults all the time is clear as it comes out of its handler, by a system call, and nowhere else.
+        One that faults all the time is clear as it comes out of its handler, by a system call, and nowhere else; one that
+        runs through a thunk all the time, for an instruction now and then.
         """
         for _ in range(_STOPS):
-            if thread.stopped:
-                thread.go_on()
+            thread.go_on()
             status = wait(thread, time.monotonic() + _MOMENT)
             if status is None:
                 calls.interrupt(thread.tid)
@@ -132,6 +135,23 @@ class Held:
             thread.stop(status)
             if is_clear(thread) or thread.registers().orig_rax == _SCHED_YIELD:
                 return  # the second: it waits for another one's lock
+        if thread.usable and thread.signal is None and not has_fault(thread):
+            self._step(thread, is_clear)
+
+    def _step(self, thread: Thread, is_clear: Callable[[Thread], bool]) -> None:
+        """The same by single instructions."""
+        for _ in range(_STEPS):
+            calls.single_step(thread.tid)
+            status = wait(thread, time.monotonic() + _MOMENT)
+            if status is None:
+                thread.stopped = False
+                return calls.interrupt(thread.tid)
+            is_trap = calls.stopping_signal(status) == signal.SIGTRAP and not calls.stopping_event(status)
+            if not is_trap or calls.signal_info(thread.tid).code not in (calls.TRAP_TRACE, calls.TRAP_BRKPT):
+                return thread.stop(status)
+            if is_clear(thread):
+                return None
+        return None
 
     def still(self) -> list[Thread]:
         return [thread for thread in self.threads.values() if thread.stopped]

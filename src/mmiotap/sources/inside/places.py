@@ -17,7 +17,37 @@ from mmiotap.sources.ptrace.calls import Registers
 #: restart_syscall, semtimedop, clock_nanosleep, epoll_wait, mq_timedreceive, waitid, pselect, ppoll, epoll_pwait, accept4,
 #: recvmmsg, io_uring_enter, epoll_pwait2.
 _WAITING = frozenset(
-    (0, 1, 7, 23, 16, 17, 18, 19, 20, 24, 34, 35, 42, 43, 44, 45, 46, 47, 61, 65, 69, 70, 73, 74, 128, 130, 208, 219, 220)
+    (
+        0,
+        1,
+        7,
+        23,
+        16,
+        17,
+        18,
+        19,
+        20,
+        24,
+        34,
+        35,
+        42,
+        43,
+        44,
+        45,
+        46,
+        47,
+        61,
+        65,
+        69,
+        70,
+        73,
+        74,
+        128,
+        130,
+        208,
+        219,
+        220,
+    )
     + (230, 232, 243, 247, 270, 271, 281, 288, 299, 426, 441)
 )
 _FUTEX, _FUTEX_WAIT_BITSET = 202, 9

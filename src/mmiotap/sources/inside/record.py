@@ -42,7 +42,9 @@ def recorded_into(pid: int) -> Path | None:
         info = read_info(folder)
     except MmiotapError:
         return None
-    return folder if info["state"] == "recording" and _is_running(info["recorder_pid"], info["recorder_start"]) else None
+    return (
+        folder if info["state"] == "recording" and _is_running(info["recorder_pid"], info["recorder_start"]) else None
+    )
 
 
 def attach(

@@ -1,0 +1,416 @@
+"""`mmiotap attach` through the agent: it comes into a process that runs, records it, and leaves it as it was."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import MMIOTAP, Compile, Run, Start, Started
+from mmiotap.sources.inside import record
+from mmiotap.trace import layout
+from mmiotap.trace.errors import MmiotapError
+from mmiotap.trace.reader import open_trace
+
+# Never stops touching `first`, and `second` from the moment that `go` exists; faults of its own, a signal every two
+# milliseconds whose handler touches the device with SIGSEGV blocked, a thread that blocks all signals.
+BUSY = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+enum { THREADS = 4, SIZE = 8192 };
+static volatile uint32_t *first, *volatile second;
+static volatile sig_atomic_t stop, alarms, faults, wrong;
+static char *hole;
+static int gentle;
+
+static void on_alarm(int number) { (void)number; alarms++; first[900] = first[900] + 1; }
+static void on_term(int number) { (void)number; stop = 1; }
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    (void)number, (void)context;
+    if (info->si_addr != hole)
+        _exit(99);
+    faults++;
+    mprotect(hole, 4096, PROT_READ | PROT_WRITE);
+}
+
+static void *map(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    if (fd < 0 || ftruncate(fd, SIZE))
+        exit(3);
+    void *made = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    return made;
+}
+
+static void *work(void *argument)
+{
+    uintptr_t id = (uintptr_t)argument;
+    uint32_t count = 0;
+    sigset_t all;
+    if (id == 3) {
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, 0);
+    }
+    while (!stop) {
+        count++;
+        first[16 * id] = count;
+        if (first[16 * id] != count)
+            wrong++;
+        if (second)
+            second[16 * id] += 1;
+        if (id == 1) {
+            hole[0] = 1;
+            mprotect(hole, 4096, PROT_NONE);
+        }
+        if (id == 2 && count % 64 == 0)
+            usleep(50);
+        if (gentle && count % 64 == 0)
+            usleep(5000);
+    }
+    sigset_t now;
+    pthread_sigmask(SIG_SETMASK, 0, &now);
+    if (sigismember(&now, SIGSEGV) != (id == 3) || sigismember(&now, SIGTRAP) != (id == 3))
+        wrong++;
+    return (void *)(uintptr_t)count;
+}
+
+int main(int count, char **argument)
+{
+    gentle = count > 4;
+    first = map(argument[1]);
+    hole = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct sigaction alarmed = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
+    sigaddset(&alarmed.sa_mask, SIGSEGV);
+    sigaction(SIGALRM, &alarmed, 0);
+    struct sigaction faulted = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+    sigaction(SIGSEGV, &faulted, 0);
+    signal(SIGTERM, on_term);
+    struct itimerval timer = {{0, 2000}, {0, 2000}};
+    setitimer(ITIMER_REAL, &timer, 0);
+    pthread_t threads[THREADS];
+    for (uintptr_t id = 0; id < THREADS; id++)
+        pthread_create(threads + id, 0, work, (void *)id);
+    puts("ready");
+    fflush(stdout);
+    while (!stop) {
+        if (!second && !access(argument[3], F_OK))
+            second = map(argument[2]);
+        usleep(1000);
+    }
+    for (uintptr_t id = 0; id < THREADS; id++) {
+        void *done;
+        pthread_join(threads[id], &done);
+        if (first[16 * id] != (uint32_t)(uintptr_t)done || (second && !second[16 * id]))
+            wrong++;
+    }
+    struct sigaction now;
+    sigaction(SIGALRM, 0, &now);
+    if (now.sa_handler != on_alarm || now.sa_flags & SA_SIGINFO || !sigismember(&now.sa_mask, SIGSEGV))
+        wrong++;
+    sigaction(SIGSEGV, 0, &now);
+    if (now.sa_sigaction != on_fault)
+        wrong++;
+    printf("wrong: %d, faults: %d, alarms: %d\n", (int)wrong, faults > 0, alarms > 0);
+    return wrong != 0;
+}
+"""
+
+RIGHT = "ready\nwrong: 0, faults: 1, alarms: 1\n"
+
+
+class Busy:
+    """The program above, running."""
+
+    def __init__(self, started: Started, folder: Path) -> None:
+        self.started = started
+        self.pid = started.pid
+        self._go = folder / "go"
+        until(lambda: (folder / "first").exists() and len(tasks(self.pid)) == 5)
+
+    def map_second(self) -> None:
+        self._go.touch()
+        until(lambda: "/second" in maps(self.pid))
+
+    def check_end(self) -> None:
+        """It ends as it would have."""
+        os.kill(self.pid, signal.SIGTERM)
+        result = self.started.wait()
+        assert (result.stdout, result.status) == (RIGHT, 0), result.stderr
+
+
+@pytest.fixture
+def busy(compile_c: Compile, start: Start, tmp_path: Path) -> Busy:
+    words = [tmp_path / name for name in ("first", "second", "go")]
+    return Busy(start(compile_c(BUSY, "busy"), *words), tmp_path)
+
+
+@pytest.fixture
+def gentle(compile_c: Compile, start: Start, tmp_path: Path) -> Busy:
+    """The same, in such a way that the recorder keeps up."""
+    words = [tmp_path / name for name in ("first", "second", "go")]
+    return Busy(start(compile_c(BUSY, "gentle"), *words, "gently"), tmp_path)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Fails the test only for a hang."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def maps(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def tasks(pid: int) -> list[str]:
+    return os.listdir(f"/proc/{pid}/task")
+
+
+def kernel_signals(pid: int) -> set[str]:
+    """What the kernel knows of a process's handlers, and of what its threads have blocked for good."""
+    masks = {f"{tid} {line}" for tid in tasks(pid) for line in status(pid, tid) if line.startswith("SigBlk")}
+    return masks | {line for line in status(pid, str(pid)) if line.startswith(("SigIgn", "SigCgt"))}
+
+
+def status(pid: int, tid: str) -> list[str]:
+    return Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines()
+
+
+def recorded(pid: int) -> bool:
+    return "/live/arena" in maps(pid)
+
+
+def check_left(pid: int) -> None:
+    """Nothing is left in the process but the agent: itself, its memory, its code."""
+    assert not recorded(pid)
+    for name in ("/first", "/second"):
+        lines = [line for line in maps(pid).splitlines() if line.endswith(name)]
+        assert [line.split()[1] for line in lines] in ([], ["rw-s"])
+
+
+def test_all_that_threads_do_is_recorded_and_they_notice_nothing(
+    gentle: Busy, start: Start, tmp_path: Path, patching: str
+) -> None:
+    before = kernel_signals(gentle.pid)
+    command = ["attach", "--engine", "agent", "--map", f"{tmp_path}/*", "-o", "trace", str(gentle.pid)]
+    recorder = start(*MMIOTAP, *command)
+    until(lambda: recorded(gentle.pid))
+    gentle.map_second()
+    time.sleep(0.5)
+    os.kill(recorder.pid, signal.SIGINT)
+    result = recorder.wait()
+    assert result.status == 0, result.stderr
+    assert "2 mappings" in result.stderr
+    until(lambda: kernel_signals(gentle.pid) == before)  # handlers that run have signals blocked
+    check_left(gentle.pid)
+    gentle.check_end()
+
+    trace = open_trace(tmp_path / "trace")
+    assert trace.state == "finished" and trace.info["source"] == "agent"
+    assert [Path(mapping.path).name for mapping in trace.mappings] == ["first", "second"]
+    assert [mapping.prot for mapping in trace.mappings] == ["rw", "rw"]
+    rows = trace.events().to_pylist()
+    counts: dict[tuple[int, int], list[int]] = {}
+    for row in rows:
+        if row["kind"] == "write" and row["map_id"] == 1 and row["offset"] != 3600:
+            counts.setdefault((row["tid"], row["offset"]), []).append(row["value"])
+    assert len(counts) == 4
+    for values in counts.values():
+        assert values == list(range(values[0], values[0] + len(values)))
+    assert any(row["map_id"] == 2 for row in rows)
+    assert any(row["flags"] & layout.PATCHED for row in rows) == (patching == "1")
+    assert len(rows) == trace.count and trace.lost == 0
+
+
+def test_python_with_the_mmap_module(start: Start, mmiotap: Run, tmp_path: Path) -> None:
+    program = tmp_path / "driver.py"
+    program.write_text(
+        "import mmap, pathlib, time\n"
+        "file = pathlib.Path('device'); file.write_bytes(bytes(4096))\n"
+        "opened = file.open('r+b')\n"
+        "first = mmap.mmap(opened.fileno(), 4096)\n"
+        "number = 0\n"
+        "while not pathlib.Path('end').exists():\n"
+        "    number += 1\n"
+        "    first[0:4] = number.to_bytes(4, 'little')\n"
+        "    assert int.from_bytes(first[0:4], 'little') == number\n"
+        "    with mmap.mmap(opened.fileno(), 4096) as other:\n"
+        "        assert other[0] == number & 255\n"
+        "    time.sleep(0.001)\n"
+        "print('right')\n"
+    )
+    driver = start(sys.executable, program)
+    until(lambda: (tmp_path / "device").exists() and "/device" in maps(driver.pid))
+    words = ["--engine", "agent", "--map", f"{tmp_path}/*", "--duration", "1", "-o", "trace"]
+    result = mmiotap("attach", *words, str(driver.pid))
+    assert result.status == 0, result.stderr
+    (tmp_path / "end").touch()
+    ended = driver.wait()
+    assert (ended.status, ended.stdout) == (0, "right\n"), ended.stderr
+    trace = open_trace(tmp_path / "trace")
+    assert len(trace.mappings) > 2  # the one that was there, and those that came
+    assert trace.lost == 0
+
+
+def cycles(busy: Busy, tmp_path: Path, patching: str, count: int) -> None:
+    before = kernel_signals(busy.pid)
+    memory = 0
+    for number in range(count):
+        if number == 2:
+            busy.map_second()
+        result = record.attach(
+            busy.pid,
+            until=threading.Event(),
+            seconds=0.02,
+            maps=[f"{tmp_path}/*"],
+            path=tmp_path / "trace",
+            patch=patching,
+            force=True,
+            report=pytest.fail,
+        )
+        assert result.mappings == (1 if number < 2 else 2)
+        check_left(busy.pid)
+        if number == 5:
+            memory = len(maps(busy.pid).splitlines())
+    until(lambda: kernel_signals(busy.pid) == before)
+    assert len(maps(busy.pid).splitlines()) <= memory + 2
+    busy.check_end()
+
+
+def test_attached_and_left_thirty_times(busy: Busy, tmp_path: Path, patching: str) -> None:
+    cycles(busy, tmp_path, patching, 30)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_attached_and_left_three_hundred_times(busy: Busy, tmp_path: Path, patching: str) -> None:
+    cycles(busy, tmp_path, patching, 300)
+
+
+def test_a_second_recorder_is_refused(busy: Busy, start: Start, mmiotap: Run, tmp_path: Path) -> None:
+    first = start(*MMIOTAP, "attach", "--map", f"{tmp_path}/*", "-o", "first.trace", str(busy.pid))
+    until(lambda: recorded(busy.pid))
+    for engine in ("agent", "ptrace"):
+        second = mmiotap("attach", "--engine", engine, "-o", "second.trace", str(busy.pid))
+        assert second.status == 1
+        assert second.stderr.count("\n") == 1 and "is being recorded already" in second.stderr
+        assert not (tmp_path / "second.trace").exists()
+    os.kill(first.pid, signal.SIGINT)
+    assert first.wait().status == 0
+    busy.check_end()
+
+
+def test_the_program_outlives_its_recorder_and_can_be_attached_to_again(
+    busy: Busy, start: Start, mmiotap: Run, tmp_path: Path
+) -> None:
+    first = start(*MMIOTAP, "attach", "--map", f"{tmp_path}/*", "-o", "first.trace", str(busy.pid))
+    until(lambda: recorded(busy.pid))
+    busy.map_second()
+    first.kill()
+    first.wait()
+    words = ["--engine", "agent", "--map", f"{tmp_path}/*", "--duration", "0.3", "-o", "second.trace"]
+    second = mmiotap("attach", *words, str(busy.pid))
+    assert second.status == 0, second.stderr
+    assert "2 mappings" in second.stderr
+    check_left(busy.pid)
+    busy.check_end()
+
+
+def test_a_library_that_is_loaded_later_is_seen(compile_c: Compile, start: Start, tmp_path: Path) -> None:
+    """By a name without a slash: the dynamic loader looks where the program that calls it says."""
+    (tmp_path / "lib").mkdir()
+    compile_c(
+        "#include <fcntl.h>\n#include <sys/mman.h>\n"
+        'volatile int *map(void) { return mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, open("late", O_RDWR), 0); }',
+        "lib/liblate.so",
+        "-shared",
+        "-fPIC",
+    )
+    program = compile_c(
+        "#include <dlfcn.h>\n#include <stdio.h>\n#include <unistd.h>\n"
+        "int main(void) {\n"
+        '  while (access("go", F_OK)) usleep(1000);\n'
+        '  void *library = dlopen("liblate.so", RTLD_LAZY);\n'
+        "  if (!library || dlerror()) return 1;\n"
+        '  volatile int *late = ((volatile int *(*)(void))dlsym(library, "map"))();\n'
+        "  late[3] = 42;\n"
+        '  printf("%d\\n", late[3]);\n'
+        '  return dlopen("libnone.so", RTLD_LAZY) || !dlerror();\n'
+        "}",
+        "program",
+        "-Wl,-rpath,$ORIGIN/lib,--enable-new-dtags",
+    )
+    (tmp_path / "late").write_bytes(bytes(4096))
+    driver = start(program)
+    recorder = start(*MMIOTAP, "attach", "--map", "**/late", "-o", "trace", str(driver.pid))
+    until(lambda: recorded(driver.pid))
+    (tmp_path / "go").touch()
+    ended = driver.wait()
+    assert (ended.status, ended.stdout) == (0, "42\n")
+    assert recorder.wait().status == 0
+    rows = open_trace(tmp_path / "trace").events().to_pylist()
+    assert [(row["kind"], row["offset"], row["value"]) for row in rows if row["kind"] in ("read", "write")] == [
+        ("write", 12, 42),
+        ("read", 12, 42),
+    ]
+
+
+STATIC = r"""
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void)
+{
+    int fd = open("device", O_RDWR | O_CREAT, 0600);
+    if (ftruncate(fd, 4096))
+        return 1;
+    volatile int *device = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    while (access("end", F_OK)) {
+        device[1]++;
+        usleep(1000);
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("patching", ["auto"], indirect=True)
+def test_where_the_agent_cannot_go(compile_c: Compile, start: Start, mmiotap: Run, tmp_path: Path) -> None:
+    driver = start(compile_c(STATIC, "static", "-static"))
+    until(lambda: (tmp_path / "device").exists())
+    words = ["--map", f"{tmp_path}/*", "--duration", "0.3", "-o", "trace", str(driver.pid)]
+    refused = mmiotap("attach", "--engine", "agent", *words)
+    assert refused.status == 1 and refused.stderr.count("\n") == 1
+    assert "without glibc" in refused.stderr and "--engine ptrace" in refused.stderr
+    result = mmiotap("attach", *words)
+    assert result.status == 0 and "recorded from outside" in result.stderr
+    assert open_trace(tmp_path / "trace").info["source"] == "ptrace"
+    (tmp_path / "end").touch()
+    assert driver.wait().status == 0
+
+
+def test_what_cannot_be_attached_to(start: Start, tmp_path: Path) -> None:
+    ended = start("true")
+    while Path(f"/proc/{ended.pid}/stat").read_text().split()[2] != "Z":
+        time.sleep(0.01)
+    agent = tmp_path
+    for pid, why in ((ended.pid, "zombie"), (2**22 + 1, "there is no process"), (os.getpid(), "mmiotap itself")):
+        with pytest.raises(MmiotapError, match=why):
+            record.check(pid, agent)
