@@ -6,12 +6,13 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use libc::{SIG_IGN, c_int};
+use libc::SIG_IGN;
 
 use crate::maps::Mapping;
 use crate::{arch, signals};
 
-/// The kernel's struct rt_sigframe (x86-64, asm/sigframe.h): the restorer's address, a ucontext, a siginfo.
+/// The kernel's struct rt_sigframe (x86-64, asm/sigframe.h): the restorer's address, a ucontext, and a siginfo that is filled in for
+/// handlers with SA_SIGINFO only.
 #[repr(C)]
 struct Frame {
     restorer: usize,
@@ -20,11 +21,26 @@ struct Frame {
     /// struct sigcontext_64 (asm/sigcontext.h): r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, …
     context: [usize; 32],
     mask: u64,
-    signal: c_int,
-    rest_of_info: [u32; 31],
 }
 
 const RSP: usize = 15;
+/// The word with cs in its low half, and what it is for 64-bit code.
+const SEGMENTS: usize = 18;
+const USER_CS: usize = 0x33;
+/// All that uc_flags can have (uapi/asm/ucontext.h).
+const UC_FLAGS: usize = 7;
+
+impl Frame {
+    /// Stacks hold remains of older frames, too; this one is whole.
+    fn is_likely(&self, restorers: &[usize]) -> bool {
+        let [flags, link, ..] = self.head;
+        restorers.contains(&self.restorer)
+            && flags <= UC_FLAGS
+            && link == 0
+            && self.context[SEGMENTS] & 0xffff == USER_CS
+    }
+}
+
 /// How far from the stack pointer a frame is looked for, and how many.
 const REACH: usize = 1 << 20;
 const MOST: usize = 16;
@@ -56,7 +72,7 @@ pub unsafe fn each(stack_pointer: usize, restorers: &[usize], maps: &[Mapping], 
         let found = (from..to).step_by(size_of::<usize>()).find(|&at| {
             // SAFETY: inside the mapping, aligned, and numbers.
             let frame = unsafe { &*(at as *const Frame) };
-            restorers.contains(&frame.restorer) && (1..=64).contains(&frame.signal)
+            frame.is_likely(restorers)
         });
         let Some(at) = found else { return };
         // SAFETY: as above, and its thread stands still.
