@@ -34,10 +34,7 @@ impl Frame {
     /// Stacks hold remains of older frames, too; this one is whole.
     fn is_likely(&self, restorers: &[usize]) -> bool {
         let [flags, link, ..] = self.head;
-        restorers.contains(&self.restorer)
-            && flags <= UC_FLAGS
-            && link == 0
-            && self.context[SEGMENTS] & 0xffff == USER_CS
+        restorers.contains(&self.restorer) && flags <= UC_FLAGS && link == 0 && self.context[SEGMENTS] & 0xffff == USER_CS
     }
 }
 
@@ -65,7 +62,8 @@ pub unsafe fn each(stack_pointer: usize, restorers: &[usize], maps: &[Mapping], 
     // The innermost handler may just have returned, and have taken the first word off the stack.
     let mut from = stack_pointer.next_multiple_of(align_of::<Frame>()).saturating_sub(size_of::<usize>());
     for _ in 0..MOST {
-        let Some(stack) = maps.iter().find(|map| map.readable && map.writable && (map.start..map.end).contains(&from)) else {
+        let Some(stack) = maps.iter().find(|map| map.readable && map.writable && (map.start..map.end).contains(&from))
+        else {
             return;
         };
         let to = stack.end.saturating_sub(size_of::<Frame>()).min(from + REACH);

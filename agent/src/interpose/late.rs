@@ -234,9 +234,8 @@ impl Object<'_> {
         for (table, size) in [(DT_RELA, DT_RELASZ), (DT_JMPREL, DT_PLTRELSZ)] {
             let (Some(table), Some(size)) = (self.table(table), self.entry(size)) else { continue };
             // SAFETY: as the dynamic section says.
-            let relocations = unsafe {
-                core::slice::from_raw_parts(table as *const Relocation, size / size_of::<Relocation>())
-            };
+            let relocations =
+                unsafe { core::slice::from_raw_parts(table as *const Relocation, size / size_of::<Relocation>()) };
             for relocation in relocations {
                 let is_address = matches!(relocation.kind, R_X86_64_64 | R_X86_64_GLOB_DAT | R_X86_64_JUMP_SLOT);
                 if !is_address || relocation.symbol == 0 || relocation.addend != 0 {

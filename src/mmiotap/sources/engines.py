@@ -66,7 +66,7 @@ def attach(
     smp: str = "emulate",
     **options: Any,
 ) -> RecordResult:
-    """Record a process that runs: through the agent, or from outside where that is asked for or the agent cannot get in.
+    """Record a process that runs: through the agent, or from outside if that is asked for or the agent cannot get in.
 
     The options are those of sources.inside.record.attach.
     """

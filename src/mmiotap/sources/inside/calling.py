@@ -1,5 +1,6 @@
-"""Calling a function of a process in one of its threads that has stopped: as a system call is made there (ptrace/space.py),
-with a stack of its own and registers that come back as they were.
+"""Calling a function of a process in one of its threads that has stopped.
+
+As a system call is made there (ptrace/space.py), with a stack of its own; all registers come back as they were.
 """
 
 import os
@@ -41,8 +42,8 @@ class Stack(Protocol):
 def call(thread: Thread, stack: Stack, function: int, *arguments: int) -> int:
     """The function's result, unsigned. Raises CallFailed, Gone.
 
-    It returns to a system call instruction, where the thread stops before it makes the call: that needs no signal, which the
-    program might have blocked. All signals but those of faults wait.
+    It returns to a system call instruction, where the thread stops before it makes the call: that needs no signal,
+    which the program might have blocked. All signals but those of faults wait.
     """
     before, vectors, mask = thread.registers(), thread.vectors(), calls.signal_mask(thread.tid)
     values = before.copy()

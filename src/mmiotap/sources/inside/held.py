@@ -90,10 +90,10 @@ class Held:
             raise Gone(self.pid)
 
     def until(self, is_clear: Callable[[Thread], bool], what: str) -> Thread:
-        """Stop all threads so that each is clear; those that are not go on a little. Returns one that can make calls for us.
+        """Stop all threads so that each is clear; those that are not go on a little. Returns one that can make calls.
 
-        The others stand meanwhile, for all are hardly ever clear by chance; now and then they go on, too, for one may wait for
-        another. Raises Unreachable, Gone.
+        The others stand meanwhile, for all are hardly ever clear by chance; now and then they go on, too, for one may
+        wait for another. Raises Unreachable, Gone.
         """
         end = time.monotonic() + PATIENCE
         for turn in itertools.count(1):
@@ -123,8 +123,8 @@ class Held:
     def _advance(self, thread: Thread, is_clear: Callable[[Thread], bool]) -> None:
         """Let one go on to where it is clear, in a few stops.
 
-        One that faults all the time is clear as it comes out of its handler, by a system call, and nowhere else; one that
-        runs through a thunk all the time, for an instruction now and then.
+        One that faults all the time is clear as it comes out of its handler, by a system call, and nowhere else; one
+        that runs through a thunk all the time, for an instruction now and then.
         """
         for _ in range(_STOPS):
             thread.go_on()

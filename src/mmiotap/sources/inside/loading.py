@@ -131,7 +131,7 @@ class _Clear:
 
 
 def _call_still(held: Held, lender: Thread, agent: Path, name: str, arena: Path | None) -> int:
-    """The function gets the arena, if any, and all threads; what it makes of their masks is what they have afterwards."""
+    """The function gets the arena, if any, and all threads; what it makes of their masks they have afterwards."""
     pid, threads = held.pid, held.still()
     masks = {thread.tid: calls.signal_mask(thread.tid) for thread in threads}
     function = _function(pid, Places(pid, agent), name)

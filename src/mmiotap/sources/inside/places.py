@@ -11,44 +11,18 @@ from mmiotap.sources.inside import symbols
 from mmiotap.sources.ptrace import maps
 from mmiotap.sources.ptrace.calls import Registers
 
-#: Numbers of system calls (asm/unistd_64.h) in which libc waits for something without a lock that dlopen takes:
-#: read, write, poll, select, ioctl, pread, pwrite, readv, writev, sched_yield, pause, nanosleep, connect, accept, sendto,
-#: recvfrom, sendmsg, recvmsg, wait4, semop, msgsnd, msgrcv, flock, fsync, rt_sigtimedwait, rt_sigsuspend, io_getevents,
-#: restart_syscall, semtimedop, clock_nanosleep, epoll_wait, mq_timedreceive, waitid, pselect, ppoll, epoll_pwait, accept4,
-#: recvmmsg, io_uring_enter, epoll_pwait2.
+#: Numbers of system calls (asm/unistd_64.h) in which libc waits for something without a lock that dlopen takes.
 _WAITING = frozenset(
-    (
-        0,
-        1,
-        7,
-        23,
-        16,
-        17,
-        18,
-        19,
-        20,
-        24,
-        34,
-        35,
-        42,
-        43,
-        44,
-        45,
-        46,
-        47,
-        61,
-        65,
-        69,
-        70,
-        73,
-        74,
-        128,
-        130,
-        208,
-        219,
-        220,
-    )
-    + (230, 232, 243, 247, 270, 271, 281, 288, 299, 426, 441)
+    {
+        *(0, 1, 17, 18, 19, 20),  # read, write, pread, pwrite, readv, writev
+        *(7, 271, 23, 270, 232, 281, 441),  # poll, ppoll, select, pselect, epoll_wait, epoll_pwait, epoll_pwait2
+        *(16, 73, 74),  # ioctl, flock, fsync
+        *(24, 34, 35, 230, 219),  # sched_yield, pause, nanosleep, clock_nanosleep, restart_syscall
+        *(42, 43, 288, 44, 45, 46, 47, 299),  # connect, accept, accept4, sendto, recvfrom, sendmsg, recvmsg, recvmmsg
+        *(61, 247, 128, 130),  # wait4, waitid, rt_sigtimedwait, rt_sigsuspend
+        *(65, 220, 69, 70, 243),  # semop, semtimedop, msgsnd, msgrcv, mq_timedreceive
+        *(208, 426),  # io_getevents, io_uring_enter
+    }
 )
 _FUTEX, _FUTEX_WAIT_BITSET = 202, 9
 #: clock_gettime and getcpu: with these, and with these alone, the agent makes system calls through libc.

@@ -1,8 +1,9 @@
 """Where the functions of a process are: its ELF files, and where they are mapped."""
 
-import os
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.hash import ELFHashSection, GNUHashSection
@@ -24,15 +25,8 @@ def find(pid: int, line: maps.Line, name: str) -> int | None:
 
 @lru_cache(maxsize=256)
 def _value(pid: int, line: maps.Line, name: str) -> int | None:
-    """From the beginning of the object. Linkers begin libraries, and programs that are PIE, at 0; others where they lie."""
-    mapped = Path(f"/proc/{pid}/map_files/{line.start:x}-{line.end:x}")
-    try:
-        file = mapped.open("rb")  # right even if the file was replaced; only root may
-    except OSError:
-        file = Path(f"/proc/{pid}/root{line.path}").open("rb")
-    with file:
-        if not file.name.startswith("/proc/") or os.fstat(file.fileno()).st_ino != line.inode:
-            raise FileNotFoundError(f"{line.path} was replaced since the process started")
+    """From the beginning of the object: linkers begin what can be moved at 0, and other programs where they lie."""
+    with _open(pid, line) as file:
         elf = ELFFile(file)
         first = min((segment["p_vaddr"] for segment in elf.iter_segments("PT_LOAD")), default=0)
         for section in elf.iter_sections():
@@ -41,3 +35,13 @@ def _value(pid: int, line: maps.Line, name: str) -> int | None:
                 if symbol is not None and symbol["st_shndx"] != "SHN_UNDEF":
                     return int(symbol["st_value"]) - int(first) // 4096 * 4096
     return None
+
+
+def _open(pid: int, line: maps.Line) -> BinaryIO:
+    """Raises OSError; FileNotFoundError also if it was replaced since the process has mapped it."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/map_files/{line.start:x}-{line.end:x}").open("rb")  # only root may
+    path = Path(f"/proc/{pid}/root{line.path}")
+    if path.stat().st_ino != line.inode:
+        raise FileNotFoundError(f"{line.path} was replaced since process {pid} started")
+    return path.open("rb")
