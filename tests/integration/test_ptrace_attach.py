@@ -97,7 +97,7 @@ def test_a_process_that_ends_meanwhile(compile_c: Compile, start: Start, registe
     worker = start(compile_c(programs.WORKER), registers)
     assert worker.process.stdout
     assert worker.process.stdout.readline() == "ready\n"
-    started = start(*MMIOTAP, "attach", "-o", "t", "--map", registers, str(worker.pid))
+    started = start(*MMIOTAP, "attach", "--engine", "ptrace", "-o", "t", "--map", registers, str(worker.pid))
     while not (tmp_path / "t" / "trace.json").exists() or api.open(tmp_path / "t").count < 10:
         assert started.process.poll() is None, started.wait().stderr
     os.kill(worker.pid, signal.SIGTERM)

@@ -45,6 +45,7 @@ def test_the_agent_exports_only_what_it_stands_in_for() -> None:
         *("sigprocmask", "pthread_sigmask", "sigsuspend", "ppoll", "pselect", "epoll_pwait", "epoll_pwait2"),
         "_Unwind_Find_FDE",
         *("mmiotap_agent_mark", "mmiotap_agent_patch", "mmiotap_agent_unpatch"),
+        *("mmiotap_agent_prepare", "mmiotap_agent_attach", "mmiotap_agent_detach"),
     }
 
 
