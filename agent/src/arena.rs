@@ -36,6 +36,7 @@ pub fn attach_open(fd: i32) -> bool {
     after_fork();
     DEAD.store(false, Ordering::Relaxed);
     LAST_SEEN_NS.store(0, Ordering::Relaxed);
+    NONE_FREE_NS.store(0, Ordering::Relaxed);
     begin(map_open(fd, &MAGIC, VERSION, MOST))
 }
 
@@ -159,9 +160,18 @@ fn state(segment: usize) -> &'static AtomicU32 {
     word(STATES_OFFSET + 4 * segment)
 }
 
+/// When a look at all segments found none free; and for how long nobody looks again, for it takes some microseconds: with the
+/// recorder gone, or behind in a recording that drops events, each event would pay them.
+static NONE_FREE_NS: AtomicI64 = AtomicI64::new(0);
+const LOOK_AGAIN_NS: i64 = 100_000;
+
 /// Takes the first free segment for the calling thread, if there is one. The first ones are used again and again, so that a
 /// recording that does not fill the arena stays in memory that is at hand.
 pub fn take_segment() -> Option<Segment> {
+    let now = sys::monotonic_ns();
+    if now - NONE_FREE_NS.load(Ordering::Relaxed) < LOOK_AGAIN_NS {
+        return None;
+    }
     let count = (word(H_SEGMENT_COUNT).load(Ordering::Acquire) as usize).min(MAX_SEGMENTS);
     for index in 0..count {
         let free = state(index).load(Ordering::Relaxed) == FREE;
@@ -169,6 +179,7 @@ pub fn take_segment() -> Option<Segment> {
             return Some(Segment { index });
         }
     }
+    NONE_FREE_NS.store(now, Ordering::Relaxed);
     None
 }
 
