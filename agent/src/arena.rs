@@ -160,16 +160,16 @@ fn state(segment: usize) -> &'static AtomicU32 {
     word(STATES_OFFSET + 4 * segment)
 }
 
-/// When a look at all segments found none free; and for how long nobody looks again, for it takes some microseconds: with the
-/// recorder gone, or behind in a recording that drops events, each event would pay them.
+/// When a look at all segments found none free (0: never); and for how long nobody looks again, for it takes some microseconds,
+/// which each event would pay while the recorder is behind and events are dropped. When it is gone nobody looks ever again.
 static NONE_FREE_NS: AtomicI64 = AtomicI64::new(0);
 const LOOK_AGAIN_NS: i64 = 100_000;
 
 /// Takes the first free segment for the calling thread, if there is one. The first ones are used again and again, so that a
 /// recording that does not fill the arena stays in memory that is at hand.
 pub fn take_segment() -> Option<Segment> {
-    let now = sys::monotonic_ns();
-    if now - NONE_FREE_NS.load(Ordering::Relaxed) < LOOK_AGAIN_NS {
+    let (now, before) = (sys::monotonic_ns(), NONE_FREE_NS.load(Ordering::Relaxed));
+    if before != 0 && (now - before < LOOK_AGAIN_NS || DEAD.load(Ordering::Relaxed)) {
         return None;
     }
     let count = (word(H_SEGMENT_COUNT).load(Ordering::Acquire) as usize).min(MAX_SEGMENTS);

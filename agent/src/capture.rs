@@ -67,7 +67,7 @@ pub fn reserve(thread: &mut Thread, rows: usize) -> bool {
 #[cold]
 fn next_segment(thread: &mut Thread) -> bool {
     let mut taken = arena::take_segment();
-    while taken.is_none() && arena::waits_when_full() && !arena::is_closed() && arena::recorder_alive() {
+    while taken.is_none() && !arena::is_closed() && arena::recorder_alive() && arena::waits_when_full() {
         // Give the full one back first: if every thread kept its own while it waits, nothing could ever be freed.
         if thread.segment.is_some_and(|segment| segment.lost_after().load(Ordering::Relaxed) == 0) {
             end_stream(thread);

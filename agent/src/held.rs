@@ -3,14 +3,14 @@
 //! The program's handler must find the thread before or behind the access, not in the middle of it, and may itself touch the
 //! device. So the signal is held back: the thread goes on step by step, everything else blocked, until it has left the thunk, and
 //! is then sent the signal again, with the siginfo that it came with. A thunk is some fifty instructions long. Once in a segment it
-//! takes the next one: `Log::renewing` says so, and most of that runs with all signals blocked.
+//! takes the next one, which may take long: `Log::renewing` says so, and the steps begin when that is done (arch/x86_64/log.rs).
 
 use libc::{c_int, siginfo_t};
 
 use crate::arch::Frame;
 use crate::arch::frame::TRAP_FLAG;
 use crate::signals::OURS;
-use crate::thread::{self, Thread};
+use crate::thread::{self, RENEWING_WITH_HELD, Thread};
 use crate::{patch, sys};
 
 pub struct Held {
@@ -28,7 +28,11 @@ pub fn hold(signal: c_int, info: &siginfo_t, frame: &mut Frame) -> bool {
     };
     thread.held = Some(Held { signal, info: *info, mask: frame.mask(), trap_flag: frame.flags() & TRAP_FLAG });
     frame.set_mask(frame.mask() | !OURS);
-    frame.set_flags(frame.flags() | TRAP_FLAG);
+    if thread.log.renewing == 0 {
+        frame.set_flags(frame.flags() | TRAP_FLAG);
+    } else {
+        thread.log.renewing = RENEWING_WITH_HELD;
+    }
     true
 }
 

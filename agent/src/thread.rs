@@ -37,6 +37,10 @@ pub struct Fault {
 
 /// What the code of patched sites works on: arch/x86_64/log.rs names its fields by their offsets. All zeros mean that
 /// there is no room, and are what a forked child finds (MADV_WIPEONFORK), whose rows must not go to its parent's segment.
+pub const RENEWING: u32 = 1;
+/// And a signal is held back meanwhile.
+pub const RENEWING_WITH_HELD: u32 = 2;
+
 #[repr(C)]
 pub struct Log {
     /// Address of the next free row in the segment.
@@ -45,7 +49,7 @@ pub struct Log {
     pub published: usize,
     /// Free rows in the segment.
     pub left: u32,
-    /// Not 0 while the thread takes a new segment in the middle of a thunk.
+    /// Not 0 while the thread takes a new segment in the middle of a thunk: [`RENEWING`], [`RENEWING_WITH_HELD`].
     pub renewing: u32,
     /// Time-stamp counter at the start of the access under way.
     pub began: u64,

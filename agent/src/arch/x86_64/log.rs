@@ -9,14 +9,14 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use super::cpu;
-use super::frame::DIRECTION_FLAG;
+use super::frame::{DIRECTION_FLAG, TRAP_FLAG};
 use super::run::COMPONENTS;
 use crate::clock::Clock;
 use crate::layout::*;
 use crate::lookaside::{self, Entry};
 use crate::signals::OURS;
 use crate::sys::{self, PAGE};
-use crate::thread::{self, Log, Thread};
+use crate::thread::{self, Log, RENEWING, RENEWING_WITH_HELD, Thread};
 use crate::{capture, patch};
 
 /// What a thunk says of its site; part of its code.
@@ -135,7 +135,7 @@ global_asm!(
     "push r8",
     "pushfq",
     // From here on signals are held back until it is 0 again (held.rs).
-    "mov dword ptr [r8 + {renewing}], 1",
+    "mov dword ptr [r8 + {renewing}], {renewing_alone}",
     "cld",
     "and rsp, -16",
     // What compiled code may change: the vector state.
@@ -152,8 +152,16 @@ global_asm!(
     "xor edx, edx",
     "xrstor64 [r11]",
     "lea rsp, [rbp - 56]",
-    "mov dword ptr [r8 + {renewing}], 0",
-    // Not popfq: it would end a step that has begun meanwhile. Of the flags only the direction flag is not kept by the thunk.
+    // A signal that comes from here on is held back step by step; for one that has come, the steps begin.
+    "xor eax, eax",
+    "xchg [r8 + {renewing}], eax",
+    "cmp eax, {renewing_held}",
+    "jne 3f",
+    "pushfq",
+    "or dword ptr [rsp], {trap}",
+    "popfq",
+    "3:",
+    // Not popfq: it would end these steps. Of the flags only the direction flag is not kept by the thunk.
     "pop rax",
     "test eax, {direction}",
     "jz 8f",
@@ -253,6 +261,9 @@ global_asm!(
     renew = sym renew,
     components = const COMPONENTS,
     direction = const DIRECTION_FLAG,
+    trap = const TRAP_FLAG,
+    renewing_alone = const RENEWING,
+    renewing_held = const RENEWING_WITH_HELD,
     site_pc = const offset_of!(Descriptor, pc),
     site_width = const offset_of!(Descriptor, width),
     site_flags = const offset_of!(Descriptor, flags),

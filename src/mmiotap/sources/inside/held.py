@@ -12,16 +12,16 @@ from mmiotap.sources.inside.calling import wait
 from mmiotap.sources.inside.places import AGENTS_SIGNALS
 from mmiotap.sources.ptrace import calls, maps, process
 from mmiotap.sources.ptrace.calls import Gone
-from mmiotap.sources.ptrace.thread import Ended, Thread
+from mmiotap.sources.ptrace.thread import FAULTS, Ended, Thread
 from mmiotap.trace.errors import MmiotapError
 
 #: Seconds that we wait for a thread to stop before we look whether it can; and for all to stand where they may.
 _STOPPING = 2.0
 PATIENCE = 10.0
 #: How long a thread goes on that stands where it may not: so many stops, and seconds for each.
-_STOPS, _MOMENT = 40, 0.005
-#: More instructions than a thunk has.
-_STEPS = 300
+_STOPS, _MOMENT = 400, 0.005
+#: More instructions than a thunk has, with what it calls for a new segment.
+_STEPS = 1000
 _SCHED_YIELD = 24
 #: Every so many times the others go on, too.
 _TURNS = 20
@@ -131,7 +131,9 @@ class Held:
             status = wait(thread, time.monotonic() + _MOMENT)
             if status is None:
                 calls.interrupt(thread.tid)
-                return
+                if not _stop(thread):
+                    return
+                break
             thread.stop(status)
             if is_clear(thread) or thread.registers().orig_rax == _SCHED_YIELD:
                 return  # the second: it waits for another one's lock
@@ -141,16 +143,17 @@ class Held:
     def _step(self, thread: Thread, is_clear: Callable[[Thread], bool]) -> None:
         """The same by single instructions."""
         for _ in range(_STEPS):
+            if is_clear(thread):
+                return None
             calls.single_step(thread.tid)
-            status = wait(thread, time.monotonic() + _MOMENT)
+            # As long as it takes: a step's trap that came later would be taken for a signal of the program's.
+            status = wait(thread, time.monotonic() + _STOPPING)
             if status is None:
                 thread.stopped = False
                 return calls.interrupt(thread.tid)
             is_trap = calls.stopping_signal(status) == signal.SIGTRAP and not calls.stopping_event(status)
             if not is_trap or calls.signal_info(thread.tid).code not in (calls.TRAP_TRACE, calls.TRAP_BRKPT):
                 return thread.stop(status)
-            if is_clear(thread):
-                return None
         return None
 
     def still(self) -> list[Thread]:
@@ -193,6 +196,12 @@ def _is_deep(thread: Thread) -> bool:
     """Does it sleep uninterruptibly in the kernel? Then it makes no access before it has come out, and stopped."""
     text = Path(f"/proc/{thread.pid}/task/{thread.tid}/stat").read_text(errors="replace")
     return text.rpartition(")")[2].split()[0] == "D"
+
+
+def forget_fault(thread: Thread) -> None:
+    """A fault that the thread has stopped with, and was not told of, comes again: its instruction was not done."""
+    if thread.signal is not None and thread.signal.number in FAULTS and thread.signal.code > 0:
+        thread.signal = None
 
 
 def has_fault(thread: Thread) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmiotap.sources.inside import symbols
 from mmiotap.sources.inside.borrowed import Borrowed, borrowed
 from mmiotap.sources.inside.calling import CallFailed, call
-from mmiotap.sources.inside.held import PATIENCE, Held, Unreachable, has_fault
+from mmiotap.sources.inside.held import PATIENCE, Held, Unreachable, forget_fault, has_fault
 from mmiotap.sources.inside.places import ALL_BUT_AGENTS, Places
 from mmiotap.sources.launch import NoAgentError
 from mmiotap.sources.ptrace import calls, maps
@@ -124,8 +124,11 @@ class _Clear:
 
     def __call__(self, thread: Thread) -> bool:
         registers = thread.registers()
-        if self._places.at(registers.rip) is None:
+        if (path := self._places.at(registers.rip)) is None:
             self._places = Places(self._pid, self._agent)  # code that has come since
+            path = self._places.at(registers.rip)
+        if not self._places.is_agents(path or ""):
+            forget_fault(thread)
         mask = calls.signal_mask(thread.tid)
         return not has_fault(thread) and self._places.is_clear_of_agent(registers, mask)
 
