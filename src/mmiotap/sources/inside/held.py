@@ -22,6 +22,7 @@ PATIENCE = 10.0
 _STOPS, _MOMENT = 400, 0.005
 #: More instructions than a thunk has, with what it calls for a new segment.
 _STEPS = 1000
+_SYSCALL = b"\x0f\x05"
 _SCHED_YIELD = 24
 #: Every so many times the others go on, too.
 _TURNS = 20
@@ -141,17 +142,18 @@ class Held:
             self._step(thread, is_clear)
 
     def _step(self, thread: Thread, is_clear: Callable[[Thread], bool]) -> None:
-        """The same by single instructions."""
+        """The same by single instructions. Not over a system call: the trap flag that a handler's return sets would be lost."""
         for _ in range(_STEPS):
-            if is_clear(thread):
+            if is_clear(thread) or _is_before_call(thread):
                 return None
             calls.single_step(thread.tid)
             # As long as it takes: a step's trap that came later would be taken for a signal of the program's.
-            status = wait(thread, time.monotonic() + _STOPPING)
+            while (status := wait(thread, time.monotonic() + _STOPPING)) is not None and calls.stopping_event(status):
+                calls.single_step(thread.tid)  # it was told to stop before; the trap is still to come
             if status is None:
                 thread.stopped = False
                 return calls.interrupt(thread.tid)
-            is_trap = calls.stopping_signal(status) == signal.SIGTRAP and not calls.stopping_event(status)
+            is_trap = calls.stopping_signal(status) == signal.SIGTRAP
             if not is_trap or calls.signal_info(thread.tid).code not in (calls.TRAP_TRACE, calls.TRAP_BRKPT):
                 return thread.stop(status)
         return None
@@ -190,6 +192,15 @@ def _stop(thread: Thread) -> bool:
     if status is not None:
         thread.stop(status)
     return status is not None
+
+
+def _is_before_call(thread: Thread) -> bool:
+    """Is a system call the next that it does?"""
+    try:
+        with Path(f"/proc/{thread.tid}/mem").open("rb", buffering=0) as memory:
+            return os.pread(memory.fileno(), len(_SYSCALL), int(thread.registers().rip)) == _SYSCALL
+    except OSError:
+        return False  # nothing is there; it will fault
 
 
 def _is_deep(thread: Thread) -> bool:
