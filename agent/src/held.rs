@@ -31,14 +31,23 @@ pub fn hold(signal: c_int, info: &siginfo_t, frame: &mut Frame) -> bool {
     if thread.log.renewing == 0 {
         frame.set_flags(frame.flags() | TRAP_FLAG);
     } else {
-        thread.log.renewing = RENEWING_WITH_HELD;
+        wait_for_renewal(thread, frame);
     }
     true
+}
+
+fn wait_for_renewal(thread: &mut Thread, frame: &mut Frame) {
+    thread.log.renewing = RENEWING_WITH_HELD;
+    frame.set_flags(frame.flags() & !TRAP_FLAG);
 }
 
 /// A step of a thread that is on its way out. False: the trap is not ours.
 pub fn go_on(info: &siginfo_t, frame: &mut Frame) -> bool {
     let Some(thread) = thread::existing().filter(|thread| info.si_code > 0 && thread.held.is_some()) else { return false };
+    if thread.log.renewing != 0 {
+        wait_for_renewal(thread, frame);
+        return true;
+    }
     is_under_way(thread, frame) || !release(frame)
 }
 

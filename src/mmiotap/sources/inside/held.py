@@ -142,7 +142,10 @@ class Held:
             self._step(thread, is_clear)
 
     def _step(self, thread: Thread, is_clear: Callable[[Thread], bool]) -> None:
-        """The same by single instructions. Not over a system call: the trap flag that a handler's return sets would be lost."""
+        """The same by single instructions.
+
+        Not over a system call: the trap flag that a handler's return gives a thread would be taken for ours, and lost.
+        """
         for _ in range(_STEPS):
             if is_clear(thread) or _is_before_call(thread):
                 return None
