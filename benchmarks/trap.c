@@ -1,10 +1,12 @@
 /*
- * What a trap costs: trap bare|mmio FILE ROUNDS ACCESSES. Each round, one thread makes its accesses, then two make theirs; prints
+ * What a trap costs: trap bare|mmio|loop|plain FILE ROUNDS ACCESSES. Each round, one thread makes its accesses, then two make theirs; prints
  * the nanoseconds that either took, a line a round. The first round, in which whoever watches gets ready, is not printed.
  *
  * bare: a page without rights and the least handler that goes on: it skips the instruction. mmio: FILE is mapped, as a device
  * is; what its accesses cost is up to who watches. loop: the same, and nothing but the accesses, with a pause before each
- * burst, in which whoever watches can see to what it has written down. Each thread has a core of its own.
+ * burst, in which whoever watches can see to what it has written down. plain: multiplications, one after the other, instead of
+ * accesses: what two threads can reach on this machine, whose processors may be two halves of one core. Each thread has a
+ * processor of its own.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -31,7 +33,7 @@ static void skip(int number, siginfo_t *info, void *context)
     ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP] += STORE_LENGTH;
 }
 
-static int is_loop;
+static int is_loop, is_plain;
 
 static long now(void)
 {
@@ -52,9 +54,12 @@ static void *access_device(void *argument)
     volatile char *word = device + thread * 256;
     pthread_barrier_wait(&start);
     began[thread] = now();
+    unsigned long product = 3;
+    for (long i = 0; is_plain && i < count; i++)
+        __asm__ volatile("imul %0, %0" : "+r"(product));
     for (long i = 0; is_loop && i < count; i++)
         __asm__ volatile("movl %%eax, (%0)" : : "r"(word) : "memory");
-    for (long i = 0; !is_loop && i < count; i++)
+    for (long i = 0; !is_loop && !is_plain && i < count; i++)
         /* The store has 2 bytes: STORE_LENGTH. The agent does not go on by itself behind cld: each access traps. */
         __asm__ volatile("movl %%eax, (%0)\n\tcld" : : "r"(word) : "memory");
     ended[thread] = now();
@@ -64,7 +69,7 @@ static void *access_device(void *argument)
 static long phase(int threads)
 {
     pthread_t ids[2];
-    if (is_loop)
+    if (is_loop || is_plain)
         usleep(PAUSE_US);
     pthread_barrier_init(&start, NULL, threads);
     for (long i = 0; i < threads; i++)
@@ -86,6 +91,7 @@ int main(int argc, char **argv)
     int rounds = atoi(argv[3]);
     count = atol(argv[4]);
     is_loop = !strcmp(argv[1], "loop");
+    is_plain = !strcmp(argv[1], "plain");
     if (!strcmp(argv[1], "bare")) {
         device = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         struct sigaction action = {.sa_sigaction = skip, .sa_flags = SA_SIGINFO};

@@ -10,6 +10,8 @@ SCALING_GOAL = 1.8
 ACCESSES = 60_000
 #: Patched ones are that much quicker.
 PATCHED = 150_000
+#: Multiplications that take about as long.
+PLAIN = 3_000_000
 ROUNDS = 8
 TURNS = 5
 TRAPPED = ("--patch", "off")
@@ -18,12 +20,13 @@ TRAPPED = ("--patch", "off")
 def run() -> list[Result]:
     """Medians. The programs take turns, and in them the numbers of threads, for the machine's speed changes."""
     with program("trap") as trap:
-        bare, mmio, loop, usual = [], [], [], []
+        bare, mmio, loop, usual, plain = [], [], [], [], []
         for _ in range(TURNS):
             bare += _pairs(trap.alone("bare", "-", ROUNDS, ACCESSES))
             mmio += _pairs(trap.recorded("mmio", trap.device, ROUNDS, ACCESSES, options=TRAPPED))
             loop += _pairs(trap.recorded("loop", trap.device, ROUNDS, ACCESSES, options=TRAPPED))
             usual += _pairs(trap.recorded("loop", trap.device, ROUNDS, PATCHED))
+            plain += _pairs(trap.alone("plain", trap.device, ROUNDS, PLAIN))
     trap_alone = statistics.median(one for one, _ in bare)
     ratio = statistics.median(one for one, _ in mmio) / trap_alone
     following = statistics.median(one for one, _ in loop) / trap_alone
@@ -35,6 +38,7 @@ def run() -> list[Result]:
         Result("the same with --patch off", "", _scaling(loop), "", True),
         Result("the same if each access traps", "", _scaling(mmio), "", True),
         Result("the same of bare SIGSEGV round trips", "", _scaling(bare), "", True),
+        Result("the same of multiplications, nothing recorded", "", _scaling(plain), "", True),
     ]
 
 
