@@ -16,7 +16,7 @@ import pyarrow as pa
 from mmiotap.formats import mmiotrace_block, mmiotrace_lines
 from mmiotap.formats.compressed import Log
 from mmiotap.formats.mmiotrace_lines import VERSION, Record
-from mmiotap.formats.pci import PciDevice
+from mmiotap.formats.pci import PciDevice, place
 from mmiotap.trace import layout, store
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping
@@ -132,14 +132,7 @@ class _Reader:
 
     def _note_mapping(self, record: Record) -> None:
         self._bases[record.map_id] = record.physical
-        path, device, bar = f"{record.physical:#x}", None, None
-        for one in self.devices:
-            if found := one.memory_bar(record.physical):
-                bar, base, _ = found
-                device = one.address
-                path = f"{device}/{'ROM' if bar == 6 else f'BAR{bar}'}"
-                path += f"+{record.physical - base:#x}" if record.physical != base else ""
-                break
+        path, device, bar = place(record.physical, self.devices)
         mapping = Mapping(
             map_id=record.map_id,
             pid=record.pid,
@@ -223,8 +216,8 @@ class _Reader:
         flags = np.where(kind == layout.UNKNOWN, np.uint32(_NOT_SAID), np.uint32(0))
         blobs: list[bytes | None] = [None] * len(lines) if records else []
         texts: list[str | None] = [None] * len(lines) if records else []
-        for place, number in enumerate(np.flatnonzero(order >= len(fast.line)).tolist() if records else []):
-            blobs[number], texts[number] = slow[place].data, slow[place].text
+        for index, number in enumerate(np.flatnonzero(order >= len(fast.line)).tolist() if records else []):
+            blobs[number], texts[number] = slow[index].data, slow[index].text
         data = pa.array(blobs, pa.binary()) if records else pa.nulls(len(lines), pa.binary())
         text = pa.array(texts, pa.string()) if records else pa.nulls(len(lines), pa.string())
         pid = pa.array(column(fast.pid, "pid", np.int32))

@@ -1,6 +1,7 @@
 """PCI devices as mmiotrace lists them: one PCIDEV line a device."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,6 +21,7 @@ class PciDevice:
     :ivar resources: seven pairs (start with the flag bits of the base address register, size in bytes): BAR 0 to 5,
         ROM.
     :ivar driver: the driver's name, empty where none was bound when the log was begun.
+    :ivar domain: PCI domain (segment), where the source tells it.
     """
 
     address: str
@@ -28,6 +30,7 @@ class PciDevice:
     irq: int
     resources: tuple[tuple[int, int], ...]
     driver: str
+    domain: int | None = None
 
     @classmethod
     def from_line(cls, line: bytes) -> Self | None:
@@ -45,6 +48,11 @@ class PciDevice:
             resources=tuple(zip(numbers[:7], numbers[7:], strict=True)),
             driver=(match[7] or b"").decode(errors="backslashreplace"),
         )
+
+    @property
+    def name(self) -> str:
+        """The address, with its domain where that is known."""
+        return self.address if self.domain is None else f"{self.domain:04x}:{self.address}"
 
     def to_line(self) -> str:
         """The line as the kernel prints it, with a lone space where there is no driver; without its end of line."""
@@ -73,10 +81,21 @@ class PciDevice:
             "irq": self.irq,
             "resources": [{"start": start, "size": size} for start, size in self.resources],
             "driver": self.driver,
-        }
+        } | ({} if self.domain is None else {"domain": self.domain})
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The inverse of :meth:`to_json`."""
         resources = tuple((resource["start"], resource["size"]) for resource in data["resources"])
-        return cls(data["address"], data["vendor"], data["device"], data["irq"], resources, data["driver"])
+        known = data["address"], data["vendor"], data["device"], data["irq"], resources, data["driver"]
+        return cls(*known, data.get("domain"))
+
+
+def place(physical: int, devices: Iterable[PciDevice]) -> tuple[str, str | None, int | None]:
+    """What a mapping of a physical address is called, the device and the BAR (6: the ROM) that it is in, if any."""
+    for device in devices:
+        if found := device.memory_bar(physical):
+            bar, base, _ = found
+            inside = f"+{physical - base:#x}" if physical != base else ""
+            return f"{device.name}/{'ROM' if bar == 6 else f'BAR{bar}'}{inside}", device.name, bar
+    return f"{physical:#x}", None, None

@@ -1,0 +1,284 @@
+"""What mmiotrace and markers leave in the ring buffer, as rows of a trace.
+
+Records of other kinds are left out. Fields and opcodes: kernel/trace/trace_entries.h, include/linux/mmiotrace.h.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mmiotap.formats.ftrace import pages
+from mmiotap.formats.ftrace.fields import Event, Formats
+from mmiotap.formats.ftrace.pages import Records
+from mmiotap.formats.pci import PciDevice, place
+from mmiotap.trace import layout
+from mmiotap.trace.errors import MmiotapError
+from mmiotap.trace.model import Mapping
+from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
+
+#: The kinds of record that become rows.
+NAMES = ("mmiotrace_rw", "mmiotrace_map", "print")
+
+_COMMON = ("common_type", "common_pid")
+_RW = (*_COMMON, "phys", "value", "pc", "map_id", "opcode", "width")
+_MAP = (*_COMMON, "phys", "virt", "len", "map_id", "opcode")
+#: mmiotrace's opcodes, as layout numbers them; another one is not known.
+_OPCODES = {1: layout.READ, 2: layout.WRITE, 3: layout.MAP, 4: layout.UNMAP, 5: layout.UNKNOWN}
+_KIND = np.array([_OPCODES.get(opcode, layout.UNKNOWN) for opcode in range(256)], np.int8)
+_WORDS = list(KINDS.values())
+_CODE = np.zeros(max(KINDS) + 1, np.int8)
+_CODE[list(KINDS)] = range(len(KINDS))
+_MASK = np.array([(1 << 8 * width) - 1 if 0 < width < 8 else (1 << 64) - 1 for width in range(256)], np.uint64)
+_NOT_SAID = layout.VALUE_UNKNOWN | layout.REASON_NOT_IN_SOURCE << layout.REASON_SHIFT
+_OPCODE_BYTES = 3
+#: Payloads begin and end at such multiples.
+_WORD = 4
+#: Text of a loss that the kernel did not count.
+NOT_COUNTED = "the kernel did not say how many"
+
+_Array = npt.NDArray[Any]
+
+
+@dataclass
+class Decoder:
+    """Makes rows of pages, and knows what earlier ones said.
+
+    :ivar devices: PCI devices that mappings are looked up in.
+    :ivar mappings: all that were seen.
+    """
+
+    formats: Formats
+    devices: Sequence[PciDevice] = ()
+    mappings: list[Mapping] = field(default_factory=list)
+    _latest: dict[int, Mapping] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in NAMES if name not in self.formats.events]:
+            raise MmiotapError(f"this kernel has no events {', '.join(missing)}: it was built without CONFIG_MMIOTRACE")
+        self._rw = _dtype(self.formats.events["mmiotrace_rw"], _RW)
+        self._map = _dtype(self.formats.events["mmiotrace_map"], _MAP)
+        self._print = self.formats.events["print"].fields["buf"].offset
+
+    def table(self, parts: Iterable[tuple[int, bytes]], name: str) -> pa.Table:
+        """Rows of whole pages of some CPUs, in the order of their time. ``name`` is what messages call the pages.
+
+        Raises MmiotapError with the byte offset if a page is damaged.
+        """
+        read = [(cpu, pages.read(data, self.formats.page, name)) for cpu, data in parts]
+        blocks = [self._slow(cpu, records) for cpu, records in read]  # all mappings, before the accesses
+        blocks += [self._accesses(cpu, records) for cpu, records in read]
+        columns = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]} if blocks else {}
+        if not columns:
+            return EVENTS.empty_table()
+        # Positions tell the order of what has the same time: within a CPU they are in the order of the buffer.
+        order = np.lexsort((columns.pop("position"), columns["time_ns"]))
+        return _table({key: column[order] for key, column in columns.items()})
+
+    def _accesses(self, cpu: int, records: Records) -> dict[str, _Array]:
+        rows = _gather(records, self.formats.events["mmiotrace_rw"], self._rw)
+        record, where = rows["record"], rows["where"]
+        kind = _KIND[record["opcode"]]
+        unknown = kind == layout.UNKNOWN
+        width = np.where(unknown, 0, record["width"])
+        map_id = record["map_id"].astype(np.int32)
+        data = np.full(len(kind), None, object)
+        for row in np.flatnonzero(unknown).tolist():
+            data[row] = (int(record["value"][row]) & 0xFFFFFF).to_bytes(_OPCODE_BYTES, "big")
+        return _columns(
+            len(kind),
+            position=2 * where + 1,
+            time_ns=records.time_ns[where],
+            kind=kind,
+            width=width,
+            map_id=map_id,
+            offset=record["phys"] - self._bases(map_id),
+            value=np.where(unknown, 0, record["value"] & _MASK[width]).astype(np.uint64),
+            data=data,
+            pc=record["pc"],
+            tid=record["common_pid"],
+            cpu=cpu,
+            flags=np.where(unknown, _NOT_SAID, 0),
+        )
+
+    def _bases(self, map_id: _Array) -> _Array:
+        """Physical addresses that mappings begin at; 0 where none was seen. The kernel uses no id twice."""
+        bases = np.zeros(len(map_id), np.uint64)
+        for one in np.unique(map_id).tolist():
+            if one in self._latest:
+                bases[map_id == one] = self._latest[one].physical or 0
+        return bases
+
+    def _slow(self, cpu: int, records: Records) -> dict[str, _Array]:
+        """Mappings, markers and losses: few, so one by one."""
+        rows: list[dict[str, Any]] = []
+        for page, count in records.lost:
+            first = int(np.searchsorted(records.page, page))
+            known = count != pages.UNKNOWN_COUNT
+            inside = first < len(records.page) and records.page[first] == page
+            when = records.time_ns[first] if inside else records.page_time_ns[page]
+            rows.append(
+                {
+                    "position": 2 * first,
+                    "time_ns": when,
+                    "kind": layout.LOST,
+                    "value": count if known else 0,
+                    "text": None if known else NOT_COUNTED,
+                }
+            )
+        rows += self._mapped(records)
+        rows += self._printed(records)
+        names = dict.fromkeys(key for row in rows for key in row)
+        return _columns(len(rows), cpu=cpu, **{key: _list([row.get(key) for row in rows], key) for key in names})
+
+    def _mapped(self, records: Records) -> list[dict[str, Any]]:
+        found = _gather(records, self.formats.events["mmiotrace_map"], self._map)
+        rows = []
+        for record, where in zip(found["record"], found["where"].tolist(), strict=True):
+            kind, map_id, time_ns = int(_KIND[record["opcode"]]), int(record["map_id"]), int(records.time_ns[where])
+            mapping = self._latest.get(map_id)
+            value, text = 0, None
+            if kind == layout.MAP:
+                mapping = self._mapping(record, map_id, time_ns)
+                self._latest[map_id] = mapping
+                self.mappings.append(mapping)
+                value, text = mapping.address, json.dumps(mapping.to_json())
+            elif mapping is not None:
+                value, text = mapping.length, json.dumps(mapping.to_json())
+            rows.append(
+                {
+                    "position": 2 * where + 1,
+                    "time_ns": time_ns,
+                    "kind": kind,
+                    "map_id": map_id,
+                    "value": value,
+                    "text": text,
+                    "tid": int(record["common_pid"]),
+                }
+            )
+        return rows
+
+    def _mapping(self, record: Any, map_id: int, time_ns: int) -> Mapping:
+        physical = int(record["phys"])
+        path, device, bar = place(physical, self.devices)
+        return Mapping(
+            map_id=map_id,
+            pid=int(record["common_pid"]),
+            path=path,
+            address=int(record["virt"]),
+            length=int(record["len"]),
+            file_offset=0,
+            prot="rw",
+            device=device,
+            bar=bar,
+            physical=physical,
+            time_ns=time_ns,
+        )
+
+    def _printed(self, records: Records) -> list[dict[str, Any]]:
+        event = self.formats.events["print"]
+        found = _gather(records, event, _dtype(event, _COMMON))
+        rows = []
+        for record, where in zip(found["record"], found["where"].tolist(), strict=True):
+            start = int(records.start[where])
+            text = records.data[start + self._print : start + int(records.length[where])].split(b"\0", 1)[0]
+            rows.append(
+                {
+                    "position": 2 * where + 1,
+                    "time_ns": int(records.time_ns[where]),
+                    "kind": layout.MARK,
+                    "text": text.removesuffix(b"\n").decode(errors="backslashreplace"),
+                    "tid": int(record["common_pid"]),
+                }
+            )
+        return rows
+
+
+def _dtype(event: Event, names: Iterable[str]) -> np.dtype[Any]:
+    """The fields of a record, where its kernel has them."""
+    try:
+        fields = [event.fields[name] for name in names]
+    except KeyError as error:
+        raise MmiotapError(f"events {event.name} of this kernel have no field {error}") from error
+    if any(one.size not in (1, 2, 4, 8) for one in fields):
+        raise MmiotapError(f"events {event.name} of this kernel have fields of sizes that are not known")
+    return np.dtype(
+        {
+            "names": [one.name for one in fields],
+            "formats": [f"<{'i' if one.signed else 'u'}{one.size}" for one in fields],
+            "offsets": [one.offset for one in fields],
+            "itemsize": -(-max(one.offset + one.size for one in fields) // _WORD) * _WORD,
+        }
+    )
+
+
+def _gather(records: Records, event: Event, dtype: np.dtype[Any]) -> dict[str, _Array]:
+    """The records of one kind that are long enough for their fields, and which of all they are."""
+    kind = event.fields["common_type"]
+    words = np.frombuffer(records.data, "<u4")
+    where = np.flatnonzero(records.length >= dtype.itemsize)
+    start = records.start[where] // _WORD
+    number = words[start + kind.offset // _WORD] >> np.uint32(8 * (kind.offset % _WORD))
+    same = number & np.uint32((1 << 8 * kind.size) - 1) == event.id
+    where, start = where[same], start[same]
+    record = words[start[:, None] + np.arange(dtype.itemsize // _WORD)]
+    return {"record": record.view(dtype).reshape(-1), "where": where}
+
+
+#: Columns that a row may leave out, and what then stands there.
+_DEFAULTS: dict[str, tuple[Any, Any]] = {
+    "position": (np.int64, 0),
+    "time_ns": (np.int64, 0),
+    "kind": (np.int8, 0),
+    "width": (np.uint16, 0),
+    "map_id": (np.int32, 0),
+    "offset": (np.uint64, 0),
+    "value": (np.uint64, 0),
+    "data": (object, None),
+    "pc": (np.uint64, 0),
+    "tid": (np.int32, 0),
+    "cpu": (np.int16, -1),
+    "flags": (np.uint32, 0),
+    "text": (object, None),
+}
+
+
+def _columns(count: int, **given: Any) -> dict[str, _Array]:
+    columns = {}
+    for name, (kind, default) in _DEFAULTS.items():
+        column = np.full(count, default, kind)
+        if name in given:
+            column[:] = given[name]
+        columns[name] = column
+    return columns
+
+
+def _list(values: list[Any], name: str) -> _Array:
+    kind, default = _DEFAULTS[name]
+    column = np.full(len(values), default, kind)
+    for row, value in enumerate(values):
+        column[row] = default if value is None else value
+    return column
+
+
+def _table(columns: dict[str, _Array]) -> pa.Table:
+    rows = len(columns["kind"])
+    tid = pa.array(columns["tid"])
+    arrays: dict[str, Any] = {
+        name: pa.array(columns[name]) for name in ("time_ns", "width", "map_id", "offset", "value", "pc", "cpu")
+    }
+    arrays |= {
+        "duration_ns": pa.nulls(rows, pa.uint32()),
+        "kind": pa.DictionaryArray.from_arrays(pa.array(_CODE[columns["kind"]], pa.int8()), _WORDS).cast(KIND_TYPE),
+        "data": pa.array(columns["data"], pa.binary()),
+        # The kernel's records name the thread only.
+        "pid": tid,
+        "tid": tid,
+        "flags": pa.array(columns["flags"]),
+        "text": pa.array(columns["text"], pa.string()),
+    }
+    return pa.table([arrays[name] for name in EVENTS.names], schema=EVENTS)
