@@ -42,7 +42,7 @@ def expression(
     if kind is not None:
         parts.append(pc.field("kind").isin(_kinds(kind)))
     if maps:
-        parts.append(pc.field("map_id").isin(pa.array(_map_ids(maps, mappings), pa.int32())))
+        parts.append(map_expression(maps, mappings))
     if offset is not None:
         parts.append(pc.field("kind").isin(list(ACCESSES)))
         parts.append(_between("offset", _ends("--offset", offset, _offset, single=True), pa.uint64()))
@@ -53,6 +53,11 @@ def expression(
         shifted = (None if low is None else start_ns + low, None if high is None else start_ns + high)
         parts.append(_between("time_ns", shifted, pa.int64()))
     return functools.reduce(operator.and_, parts) if parts else None
+
+
+def map_expression(maps: Sequence[str], mappings: Sequence[Mapping], option: str = "--map") -> pc.Expression:
+    """Events of these mappings, ids or globs. Raises FilterError, which names the option."""
+    return pc.field("map_id").isin(pa.array(_map_ids(maps, mappings, option), pa.int32()))
 
 
 def limited(tables: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:
@@ -78,7 +83,7 @@ def _kinds(words: str) -> list[str]:
     return kinds
 
 
-def _map_ids(patterns: Sequence[str], mappings: Sequence[Mapping]) -> list[int]:
+def _map_ids(patterns: Sequence[str], mappings: Sequence[Mapping], option: str) -> list[int]:
     ids: list[int] = []
     for pattern in patterns:
         if pattern.isdecimal():
@@ -90,7 +95,7 @@ def _map_ids(patterns: Sequence[str], mappings: Sequence[Mapping]) -> list[int]:
             there = (
                 f"the trace has {', '.join(known[:5])}{' …' if len(known) > 5 else ''}" if known else "there is none"
             )
-            raise FilterError(f"--map: no mapping is {pattern!r}; {there}")
+            raise FilterError(f"{option}: no mapping is {pattern!r}; {there}")
         ids += found
     return ids
 

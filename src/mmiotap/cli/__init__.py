@@ -26,6 +26,7 @@ COMMANDS = (
     "stats",
     "sites",
     "info",
+    "diff",
     "export",
     "import",
     "recover",

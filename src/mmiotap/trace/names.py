@@ -21,8 +21,9 @@ def rule_selects(rule: str, path: str) -> bool:
 
 
 def glob_matches(glob: str, mapping: Mapping) -> bool:
-    """Whether a glob, by the rules of ``record --map``, matches the path; one without ``/`` also the short name."""
-    return rule_selects(glob, mapping.path) or ("/" not in glob and rule_selects(glob, short_name(mapping)))
+    """Whether a glob, by the rules of ``record --map``, matches the path, or without ``/`` the short name or device."""
+    names = [mapping.path] if "/" in glob else [mapping.path, short_name(mapping), mapping.device or ""]
+    return any(rule_selects(glob, name) for name in names)
 
 
 @functools.lru_cache
