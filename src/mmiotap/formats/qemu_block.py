@@ -1,0 +1,290 @@
+"""Accesses out of a block of QEMU's log, all lines at once.
+
+A line that is not plainly one ``memory_region_…`` event is left to :mod:`mmiotap.formats.qemu_lines`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mmiotap.formats import qemu_lines
+from mmiotap.formats.digits import Digits, Flags, Numbers, Positions
+from mmiotap.formats.qemu_lines import Region
+from mmiotap.trace import layout
+
+_NEWLINE, _SPACE, _POINT, _AT, _QUOTE, _RETURN, _COLON, _C = b"\n .@'\r:c"
+#: Between the spaces behind the event's name: cpu N mr P addr A value V size S.
+_FIELDS = 10
+#: The longest name or prefix that is compared here.
+_LONGEST = 128
+#: Zeros around the text: no place that is looked at is further outside.
+_PAD = 64
+_U = np.uint64
+_ODD = _U(0x9E3779B97F4A7C15)
+_MASK = np.array([(1 << 8 * min(width, 8)) - 1 for width in range(qemu_lines.MAX_WIDTH + 1)], np.uint64)
+_STAMP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """Columns of the accesses of a block, in the log's order: see :class:`mmiotap.formats.qemu_lines.Record`.
+
+    :ivar time_ns: −1 where a line does not tell.
+    :ivar region: index into ``regions`` of the block.
+    """
+
+    line: Positions
+    time_ns: Positions
+    kind: npt.NDArray[np.int8]
+    width: npt.NDArray[np.uint16]
+    region: npt.NDArray[np.int32]
+    address: Numbers
+    value: Numbers
+    tid: npt.NDArray[np.int32]
+    cpu: npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a block of whole lines says.
+
+    :ivar unread: numbers of the lines that have an event that cannot be read.
+    :ivar others: numbers of the lines that are something else.
+    """
+
+    lines: int
+    regions: list[Region]
+    accesses: Accesses
+    unread: list[int]
+    others: list[int]
+
+
+def parse(text: bytes) -> Block:
+    """``text`` is lines, each with its end."""
+    plain = _Text(text)
+    fast, regions, done = plain.accesses()
+    left = np.flatnonzero(~done)
+    records, unread, others = [], [], []
+    numbers: dict[Region, int] = {region: number for number, region in enumerate(regions)}
+    for number in left.tolist():
+        line = plain.line(number)
+        if (record := qemu_lines.parse(line)) is not None:
+            records.append((number, record, numbers.setdefault(record.region, len(numbers))))
+        elif qemu_lines.EVENT.search(line):
+            unread.append(number)
+        else:
+            others.append(number)
+    slow = {
+        "line": [number for number, _, _ in records],
+        "time_ns": [-1 if record.time_ns is None else record.time_ns for _, record, _ in records],
+        "region": [region for _, _, region in records],
+    }
+    slow |= {name: [getattr(r, name) for _, r, _ in records] for name in vars(fast) if name not in slow}
+    columns = {
+        name: np.concatenate([column, np.array(slow[name], column.dtype)]) for name, column in vars(fast).items()
+    }
+    if records:
+        order = np.argsort(columns["line"], kind="stable")
+        columns = {name: column[order] for name, column in columns.items()}
+    return Block(len(plain.ends), list(numbers), Accesses(**columns), unread, others)
+
+
+class _Text:
+    """A block of text, and where its lines are."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        padded = bytes(_PAD) + text + bytes(_PAD)
+        self._padded = np.frombuffer(padded, np.uint8)
+        self._characters = self._padded[_PAD:-_PAD]
+        self._words: Numbers = np.ndarray((len(padded) - 7,), dtype="<u8", buffer=padded, strides=(1,))
+        newlines = np.flatnonzero(self._characters == _NEWLINE)
+        self.starts = np.concatenate([np.zeros(1, np.int64), newlines[:-1] + 1])[: len(newlines)]
+        # A line ends before its newline, and before the return that some put there.
+        returns = (newlines > self.starts) & (self._characters[newlines - 1] == _RETURN)
+        self.ends = newlines - returns
+
+    def line(self, number: int) -> bytes:
+        return self._text[self.starts[number] : self.ends[number]]
+
+    def accesses(self) -> tuple[Accesses, list[Region], Flags]:
+        """Columns of the plain accesses, the regions they name, and which lines they are."""
+        is_space = self._characters == _SPACE
+        spaces = np.flatnonzero(is_space)
+        behind = np.flatnonzero(is_space[:-1] & (self._characters[1:] == _C))
+        behind = behind[self._at(behind, b" cpu ")]
+        first = np.searchsorted(spaces, behind)
+        reads = self._at(behind - 5, b"_read")
+        writes = self._at(behind - 6, b"_write")
+        kind = np.where(reads, layout.READ, layout.WRITE).astype(np.int8)
+        stem = behind - np.where(reads, 5, 6)
+        lines = np.searchsorted(self.starts, stem, side="right") - 1
+        event = np.full(len(stem), -1, np.int8)
+        begin = stem.copy()
+        for word, number in qemu_lines.EVENTS.items():
+            name = b"memory_region_" + word
+            found = (reads | writes) & self._at(stem - len(name), name)
+            event[found] = number
+            begin[found] = stem[found] - len(name)
+        # The first event of a line is the line's; of lines with more, the other way of reading them decides.
+        count = np.bincount(lines[event >= 0], minlength=len(self.starts))
+        ok = (event >= 0) & (first + _FIELDS <= len(spaces)) & (count[lines] == 1)
+        chosen = np.flatnonzero(ok)
+        return self._columns(lines[chosen], begin[chosen], kind[chosen], event[chosen], spaces, first[chosen])
+
+    def _columns(
+        self,
+        lines: Positions,
+        begin: Positions,
+        kind: npt.NDArray[np.int8],
+        event: npt.NDArray[np.int8],
+        spaces: Positions,
+        first: Positions,
+    ) -> tuple[Accesses, list[Region], Flags]:
+        digits = Digits(self._text)
+        start, end = self.starts[lines], self.ends[lines]
+        space = [spaces[first + index] for index in range(_FIELDS)]
+        # The width ends with the line, or where the name begins.
+        tail = np.where(first + _FIELDS < len(spaces), spaces[np.minimum(first + _FIELDS, len(spaces) - 1)], end)
+        named = tail < end
+        edges = [*space, np.where(named, tail, end)]
+        ok = (space[-1] < end) & (~named | (self._at(tail, b" name '") & (self._character(end - 1) == _QUOTE)))
+        ok &= ~named | (end - tail >= len(b" name ''"))
+        for index, word in ((2, b" mr "), (6, b" value "), (8, b" size ")):
+            ok &= self._at(space[index], word)
+        ok &= self._at(space[4], b" addr ") | self._at(space[4], b" offset ")
+
+        def decimal(field: int) -> Numbers:
+            nonlocal ok
+            numbers, good = digits.decimal(edges[field], edges[field] - edges[field - 1] - 1)
+            ok = ok & good
+            return numbers
+
+        def hexadecimal(field: int) -> Numbers:
+            nonlocal ok
+            numbers, good = digits.hexadecimal(edges[field], edges[field] - edges[field - 1] - 3)
+            ok = ok & good & self._at(edges[field - 1], b" 0x")
+            return numbers
+
+        cpu, handle, address, value, width = (decimal(2), hexadecimal(4), hexadecimal(6), hexadecimal(8), decimal(10))
+        ok &= (width < len(_MASK)) & (cpu < 2**15)
+        time_ns, tid, good = self._prefixes(digits, start, begin)
+        ok &= good
+        names, good = self._hash(np.where(named, tail + len(b" name '"), end), np.where(named, end - 1, end))
+        ok &= good
+        rows = np.flatnonzero(ok)
+        region, regions = self._regions(rows, event, handle, names, space, np.where(named, tail, -1), end)
+        done = np.zeros(len(self.starts), bool)
+        done[lines[rows]] = True
+        width = width[rows].astype(np.int64)
+        columns = Accesses(
+            line=lines[rows],
+            time_ns=time_ns[rows],
+            kind=kind[rows],
+            width=width.astype(np.uint16),
+            region=region,
+            address=address[rows],
+            value=value[rows] & _MASK[width],
+            tid=tid[rows],
+            cpu=cpu[rows].astype(np.int16),
+        )
+        return columns, regions, done
+
+    def _regions(
+        self,
+        rows: Positions,
+        event: npt.NDArray[np.int8],
+        handle: Numbers,
+        names: Numbers,
+        space: list[Positions],
+        name_at: Positions,
+        end: Positions,
+    ) -> tuple[npt.NDArray[np.int32], list[Region]]:
+        key = ((handle ^ names) * _ODD ^ event.astype(np.uint64))[rows]
+        _, examples, index = np.unique(key, return_index=True, return_inverse=True)
+        regions: dict[Region, int] = {}
+        place = np.zeros(len(examples), np.int32)
+        for number, row in enumerate(rows[examples].tolist()):
+            name = b"" if name_at[row] < 0 else self._text[name_at[row] + len(b" name '") : end[row] - 1]
+            region = Region(int(event[row]), self._text[space[3][row] + 1 : space[4][row]], name)
+            place[number] = regions.setdefault(region, len(regions))
+        return place[index], list(regions)
+
+    def _prefixes(
+        self, digits: Digits, start: Positions, begin: Positions
+    ) -> tuple[Positions, npt.NDArray[np.int32], Flags]:
+        """Time (−1: none) and thread (0: unknown) of each line, and for which lines that is all there is to know."""
+        time_ns = np.full(len(start), -1, np.int64)
+        tid = np.zeros(len(start), np.int32)
+        ok = begin == start
+        micros, good = digits.decimal(begin - 1, np.full(len(start), 6))
+        point = begin - 8
+        low, low_good = digits.decimal(point, np.full(len(start), 8))
+        high, high_good = digits.decimal(point - 8, np.full(len(start), _STAMP_SECONDS - 8))
+        at = point - _STAMP_SECONDS - 1
+        thread, thread_good = digits.decimal(at, at - start)
+        stamped = (at > start) & good & low_good & high_good & thread_good & (self._character(begin - 1) == _COLON)
+        stamped &= (self._character(point) == _POINT) & (self._character(at) == _AT)
+        seconds = (high * _U(10**8) + low).astype(np.int64)
+        time_ns[stamped] = ((seconds * 1_000_000 + micros.astype(np.int64)) * 1000)[stamped]
+        tid[stamped] = thread[stamped].astype(np.int32)
+        rest = np.flatnonzero(~(ok | stamped))
+        ok |= stamped
+        if len(rest):
+            time_ns[rest], tid[rest], ok[rest] = self._dated(digits, start[rest], begin[rest])
+        return time_ns, tid, ok
+
+    def _dated(
+        self, digits: Digits, start: Positions, begin: Positions
+    ) -> tuple[Positions, npt.NDArray[np.int32], Flags]:
+        """Prefixes with a date, and those with neither: what follows the date is the same in many lines."""
+        micros, ok = digits.decimal(start + 26, np.full(len(start), 6))
+        seconds, good = digits.decimal(start + 19, np.full(len(start), 2))
+        ok &= good & (begin - start >= 28) & (seconds < 60)
+        ok &= self._at(start + 26, b"Z ") & (self._character(start + 19) == _POINT)
+        minutes = np.full(len(start), -1, np.int64)
+        keys, good = self._hash(start, start + 17)
+        _, examples, index = np.unique(keys, return_index=True, return_inverse=True)
+        for number, row in enumerate(examples.tolist()):
+            text = self._text[start[row] : start[row] + 17]
+            minutes[index == number] = -1 if (ns := qemu_lines.prefix(text + b"00Z ")[0]) is None else ns
+        dated = ok & good & (minutes >= 0)
+        time_ns = np.where(dated, minutes + (seconds * _U(10**6) + micros).astype(np.int64) * 1000, -1)
+        rest = np.where(dated, start + 28, start)
+        # What begins as a date and is none of ours is for the other way of reading.
+        ok = dated | ~np.isin(self._character(start), list(b"0123456789"))
+        keys, good = self._hash(rest, begin)
+        tid = np.zeros(len(start), np.int32)
+        _, examples, index = np.unique(keys, return_index=True, return_inverse=True)
+        for number, row in enumerate(examples.tolist()):
+            tid[index == number] = qemu_lines.prefix(self._text[rest[row] : begin[row]])[1]
+        return time_ns, tid, ok & good
+
+    def _character(self, at: Positions) -> npt.NDArray[np.uint8]:
+        return self._padded[at + _PAD]
+
+    def _at(self, at: Positions, word: bytes) -> Flags:
+        """Where does this word stand?"""
+        found = np.ones(len(at), bool)
+        for first in range(0, len(word), 8):
+            piece = word[first : first + 8]
+            there = self._words[at + (first + _PAD)]
+            if len(piece) < 8:
+                there &= _U((1 << 8 * len(piece)) - 1)
+            found &= there == _U(int.from_bytes(piece, "little"))
+        return found
+
+    def _hash(self, start: Positions, end: Positions) -> tuple[Numbers, Flags]:
+        """Numbers that tell pieces of text apart; and which pieces are short enough to have one."""
+        length = end - start
+        ok = (length >= 0) & (length <= _LONGEST)
+        length = np.where(ok, length, 0)
+        keys = length.astype(np.uint64) * _ODD
+        for first in range(0, int(length.max(initial=0)), 8):
+            rows = np.flatnonzero(length > first)
+            surplus = ((8 - np.minimum(length[rows] - first, 8)) * 8).astype(np.uint64)
+            piece = self._words[start[rows] + first + _PAD] << surplus
+            mixed = (keys[rows] ^ piece) * _ODD
+            keys[rows] = mixed ^ (mixed >> _U(29))
+        return keys, ok
