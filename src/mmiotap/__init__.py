@@ -79,8 +79,8 @@ def launch(
 
     ``maps`` selects mappings beside those that probes name before it starts. ``engine`` is as for :func:`record`;
     ``report`` is told, and gets a line for each handler that raises (default: it goes to standard error). ``limit`` is
-    how many seconds a handler may take with the agent, ``on_hook_failure`` what happens if it takes longer or raises:
-    the device answers, or the program is killed. Raises MmiotapError if the program cannot be probed.
+    how many seconds a hook's handler may take, ``on_hook_failure`` what happens if it takes longer or raises, or if we
+    are killed: the device answers, or the program is killed. Raises MmiotapError if the program cannot be probed.
     """
     from mmiotap import target
     from mmiotap.sources import engines
@@ -89,13 +89,14 @@ def launch(
     report = report or target.warn
     if engines.choose(words, engine, report) == "agent":
         return target.Inside(words, maps, on_hook_failure, limit, report)
-    return target.Outside(words, on_hook_failure, report)
+    return target.Outside(words, on_hook_failure, limit, report)
 
 
 def attach(
     pid: int,
     *,
     on_hook_failure: Literal["device", "stop"] = "device",
+    limit: float = 1.0,
     report: Callable[[str], None] | None = None,
 ) -> "Target":
     """A process that runs already, for a ``with`` statement in which its accesses may be probed, from outside.
@@ -104,7 +105,7 @@ def attach(
     """
     from mmiotap import target
 
-    return target.Outside(pid, on_hook_failure, report or target.warn)
+    return target.Outside(pid, on_hook_failure, limit, report or target.warn)
 
 
 def open(path: str | os.PathLike[str]) -> "Trace":

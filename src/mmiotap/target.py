@@ -20,7 +20,8 @@ from mmiotap.sources.child import Child
 from mmiotap.sources.hooks import Hooks
 from mmiotap.sources.observers import Observers, check_observer
 from mmiotap.sources.ptrace import modules
-from mmiotap.sources.ptrace.engine import Engine, Finished
+from mmiotap.sources.ptrace.engine import Finished
+from mmiotap.sources.ptrace.remote import Failure, Remote
 from mmiotap.sources.recording import RecordResult
 from mmiotap.trace.errors import MmiotapError
 
@@ -193,13 +194,11 @@ class Inside(Target):
 
 
 class Outside(Target):
-    """Traced by ptrace. Here the program waits for handlers that observe, too, and for as long as they take."""
+    """Traced by ptrace. Here the program waits for handlers that observe, too, and for those as long as they take."""
 
-    def __init__(self, target: int | Sequence[str], on_hook_failure: str, report: Report) -> None:
+    def __init__(self, target: int | Sequence[str], on_hook_failure: str, limit: float, report: Report) -> None:
         """A pid, which is attached to at once, or a command."""
-        self._engine = Engine(report=report, name_of=LiveNames(modules.find))
-        if on_hook_failure == "stop":
-            self._engine.failed = self.kill
+        self._engine = Remote(Failure(limit, on_hook_failure), report=report, name_of=LiveNames(modules.find))
         self._command = [] if isinstance(target, int) else list(target)
         if isinstance(target, int):
             self._engine.attach(target)

@@ -13,7 +13,6 @@ examples:
 
 import argparse
 import contextlib
-import os
 import shlex
 import signal
 import sys
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
     from mmiotap.kmmio.script import Script
     from mmiotap.sources.hooks import Hooks
     from mmiotap.sources.observers import Observers
-    from mmiotap.sources.ptrace.engine import Engine
+    from mmiotap.sources.ptrace.record import Traces
+    from mmiotap.sources.ptrace.remote import Failure
     from mmiotap.sources.recording import RecordResult
 
 #: At most this many mapped paths are named when none was probed.
@@ -98,7 +98,13 @@ def _probe_command(args: argparse.Namespace, places: "list[Place]", script: "Scr
                 )
             else:
                 result = ptrace.record(
-                    args.target, maps=[], observers=probes.observers, on_engine=probes.place, report=say, **common
+                    args.target,
+                    maps=[],
+                    observers=probes.observers,
+                    apart=probes.failure,
+                    on_engine=probes.place,
+                    report=say,
+                    **common,
                 )
     except launch.NotStartedError as error:
         say(str(error))
@@ -129,6 +135,7 @@ def _probe_process(args: argparse.Namespace, pid: int, places: "list[Place]", sc
             force=args.force,
             keep=args.output is not None,
             observers=probes.observers,
+            apart=probes.failure,
             on_engine=probes.place,
             report=say,
         )
@@ -150,6 +157,7 @@ class _Probes:
         self._places = places
         self._script = script
         self._hooks: Hooks | None = None
+        self._engine: Traces | None = None
         self._hooked = script is not None and not args.observe
         self._name_of = LiveNames(modules.find)
         self.observers = observers = Observers(say, self._name_of)
@@ -177,16 +185,27 @@ class _Probes:
                 self._hooks.add(place, Probe(0, place.length, self._script.pre, self._script.post))
         return self._hooks, self.observers
 
-    def place(self, engine: "Engine") -> None:
+    @property
+    def failure(self) -> "Failure":
+        from mmiotap.sources.ptrace.remote import Failure
+
+        return Failure(self._args.limit, self._args.on_hook_failure)
+
+    def place(self, engine: "Traces") -> None:
         """For the engine from outside, in which the places are all that is recorded."""
         engine.name_of = self._name_of
-        if self._args.on_hook_failure == "stop":
-            engine.failed = lambda: os.kill(engine.pid, signal.SIGKILL)
+        self._engine = engine
         for place in self._places:
             if self._hooked and self._script:
                 engine.probe(place, pre=self._script.pre, post=self._script.post)
             else:
                 engine.probe(place, hook=False)
+
+    @property
+    def _unanswered(self) -> int:
+        if self._hooks:
+            return self._hooks.counts.unanswered
+        return self._engine.unanswered if self._engine else 0
 
     def sum_up(self, result: "RecordResult") -> None:
         """What a user has to know when it is over."""
@@ -194,7 +213,7 @@ class _Probes:
             say(result.trouble)
         if result.lost:
             say(f"{result.lost} accesses were not seen: the buffer was full")
-        if self._hooks and (unanswered := self._hooks.counts.unanswered):
+        if unanswered := self._unanswered:
             say(f"{unanswered} accesses went on without an answer: none came in time")
         if not result.mappings:
             mapped = ", ".join(result.not_selected[:PATHS_NAMED]) or "nothing that could be probed"

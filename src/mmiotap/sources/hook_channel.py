@@ -30,6 +30,14 @@ _QUESTION_SIZE = layout.S_PROBES + 2 * layout.MAX_HIT
 Tenant = tuple[int, int]
 
 
+def check_failure(limit: float, on_failure: str) -> None:
+    """Raises MmiotapError for what cannot become of a program whose handlers fail."""
+    if on_failure not in ON_FAILURE:
+        raise MmiotapError(f"there is no way {on_failure!r} to go on: {' or '.join(ON_FAILURE)}")
+    if not limit > 0:
+        raise MmiotapError(f"a handler that may take {limit} seconds can never answer: give it more than 0")
+
+
 def check_rule(place: Place) -> None:
     """Raises MmiotapError for a rule that an entry has no room for."""
     if isinstance(place, InMapping) and len(os.fsencode(place.rule)) >= layout.RULE_SIZE:

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmiotap.kmmio.place import AtAddress, InMapping, Place
 from mmiotap.kmmio.probe import Probe, ProbeExists
 from mmiotap.sources import hook_layout as layout
-from mmiotap.sources.hook_channel import ON_FAILURE, Channel, Tenant, check_rule
+from mmiotap.sources.hook_channel import ON_FAILURE, Channel, Tenant, check_failure, check_rule
 from mmiotap.sources.hook_server import Server
 from mmiotap.trace.errors import MmiotapError
 
@@ -58,10 +58,7 @@ class Hooks:
         report: Callable[[str], None] | None = None,
         name_of: Callable[[int, int], str] | None = None,
     ) -> None:
-        if on_failure not in ON_FAILURE:
-            raise MmiotapError(f"there is no way {on_failure!r} to go on: {' or '.join(ON_FAILURE)}")
-        if not limit > 0:
-            raise MmiotapError(f"a handler that may take {limit} seconds can never answer: give it more than 0")
+        check_failure(limit, on_failure)
         self._limit, self._on_failure = limit, on_failure
         self._report = report or (lambda text: print(f"mmiotap: {text}", file=sys.stderr))
         self._name_of = name_of

@@ -291,6 +291,11 @@ class Arena:
         with self._lock:
             self._grow(segments)
 
+    def see_growth(self) -> None:
+        """For a producer in another process than the recorder's: be able to write to segments that were added."""
+        with self._lock:
+            self._map_segments()
+
     def warm(self, segments: int) -> None:
         """Bring the first segments' pages into memory, so that the program need not wait for the file system."""
         if segments <= self._warm:

@@ -34,6 +34,8 @@ from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.names import rule_selects
 
 _T = TypeVar("_T")
+#: Has the handlers of probes run for an access, and answer it.
+Answering = Callable[[Sequence[Probe], Access], None]
 
 
 @dataclass(eq=False)
@@ -52,7 +54,8 @@ class Engine:
 
     ``rules`` select mappings that are recorded into ``log``, as ``record --map`` does; places that are probed come by
     :meth:`probe`. ``way`` is one of ways.WAYS. ``report`` gets a line for whatever a user should know; ``name_of``
-    names code by process and address.
+    names code by process and address. ``answer`` runs handlers, if they are not to be called here: those of a process
+    that the user can kill are elsewhere (tracer.py), for without its tracer a program dies at the next armed page.
 
     >>> engine = Engine(report=print)
     >>> engine.attach(1234)  # doctest: +SKIP
@@ -70,6 +73,7 @@ class Engine:
         report: Callable[[str], None],
         name_of: Callable[[int, int], str] | None = None,
         enabled: bool = True,
+        answer: Answering | None = None,
     ) -> None:
         check_way(way)
         self.log = log
@@ -77,9 +81,10 @@ class Engine:
         self.pid = 0
         self.exit_code: int | None = None  #: once the process has ended: its status, or minus the signal it died of
         self.left_behind: list[int] = []  #: when it is over: processes that were traced, and run on
+        self.unanswered = 0  #: accesses that went on without an answer: here handlers take the time that they take
         self.rules = list(rules)
         self.report = report
-        self.failed: Callable[[], None] = lambda: None  #: called after a handler has raised, and was reported
+        self._answer = answer or self._run_handlers
         self._way = Way(way)
         self._enabled = enabled
         self._following = Following(self)
@@ -108,10 +113,14 @@ class Engine:
 
     def launch(self, program: str, command: list[str]) -> None:
         """Start a program and trace it from its first instruction on. Raises OSError if it cannot be started."""
+        self.prepare(program, command).run()
+
+    def prepare(self, program: str, command: list[str]) -> process.Waiting:
+        """The first half of :meth:`launch`: a traced process, that has still to be told to become the program."""
         waiting = process.Waiting(program, command)
         self.pid = waiting.pid
         self._start(lambda: self._seize_child(waiting.pid))
-        waiting.run()
+        return waiting
 
     def probe(
         self, place: Place, *, pre: Handler | None = None, post: Handler | None = None, hook: bool = True
@@ -144,7 +153,7 @@ class Engine:
         """Begin to detach; :meth:`wait` tells when that is done."""
         if not self._leaving:
             with suppress(Finished):
-                self._ask(self._leave)
+                self.ask(self._leave)
 
     def detach(self) -> None:
         """Leave the process as it would be without us. Nothing happens if it is over."""
@@ -165,10 +174,11 @@ class Engine:
             except BaseException as error:
                 future.set_exception(error)
 
-        self._ask(request)
+        self.ask(request)
         return future.result()
 
-    def _ask(self, request: Callable[[], None]) -> None:
+    def ask(self, request: Callable[[], None]) -> None:
+        """The same, without waiting for it. The request must not raise."""
         with self._asking:
             if self._over.is_set() or self._bell is None:
                 raise Finished("the process is not traced any more")
@@ -303,21 +313,23 @@ class Engine:
 
     def before(self, probes: Sequence[Probe], seen: Access) -> None:
         """Run the handlers before an access."""
-        if probes and not handlers.run(probes, seen, self.report):
-            self.failed()
+        if probes:
+            self._answer(probes, seen)
 
     def after(self, probes: Sequence[Probe], seen: Access) -> None:
         """Run the handlers after an access."""
-        if probes and not handlers.run(probes, seen, self.report):
-            self.failed()
+        if probes:
+            self._answer(probes, seen)
 
     def observed(self, probes: Sequence[Probe], seen: Access) -> None:
         """Tell those who only observe, when all is over."""
         for probe in probes:
             for handler in (probe.pre, probe.post):
-                once = Probe(probe.start, probe.length, None, handler)
-                if handler and not handlers.run([once], seen, self.report):
-                    self.failed()
+                if handler:
+                    self._answer([Probe(probe.start, probe.length, None, handler, probe.hook)], seen)
+
+    def _run_handlers(self, probes: Sequence[Probe], seen: Access) -> None:
+        handlers.run(probes, seen, self.report)
 
     def one_more_page(self, thread: Thread, fault: SignalInfo) -> bool:
         """The instruction has met another page of ours that is not open. True: now it is."""

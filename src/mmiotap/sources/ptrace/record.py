@@ -16,6 +16,7 @@ from mmiotap.sources.child import Signals
 from mmiotap.sources.ptrace import maps as proc
 from mmiotap.sources.ptrace import process
 from mmiotap.sources.ptrace.engine import Engine, Finished, check_way
+from mmiotap.sources.ptrace.remote import Failure, Remote
 from mmiotap.sources.ptrace.rows import Rows
 from mmiotap.sources.recording import DEFAULT_BUFFER, Progress, Recording, RecordResult, default_folder
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 #: Takes a line for the user, about what is not as usual.
 Report = Callable[[str], None]
-OnEngine = Callable[[Engine], None]
+#: Traces, here or from a process of its own.
+Traces = Engine | Remote
+OnEngine = Callable[[Traces], None]
 
 
 def say(text: str) -> None:
@@ -44,13 +47,15 @@ def record(
     force: bool = False,
     keep: bool = True,
     observers: "Observers | None" = None,
+    apart: Failure | None = None,
     on_engine: OnEngine | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     report: Report = say,
 ) -> RecordResult:
     """Run a program to its end and record it: as sources.agent.record, for whatever the agent cannot get into.
 
-    ``on_engine`` gets the engine before the program's first instruction, and may place probes.
+    ``on_engine`` gets the engine before the program's first instruction, and may place probes. With ``apart`` the
+    engine has a process of its own, and this says what becomes of the program if handlers fail, or we are killed.
     """
     program = launch.find_program(command[0])
     folder = Path(path) if path is not None else default_folder(program)
@@ -66,6 +71,7 @@ def record(
         force=force,
         keep=keep,
         observers=observers,
+        apart=apart,
     )
     with Signals() as signals:
         with recorder.recording.serving():
@@ -94,14 +100,15 @@ def attach(
     force: bool = False,
     keep: bool = True,
     observers: "Observers | None" = None,
+    apart: Failure | None = None,
     on_engine: OnEngine | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     report: Report = say,
 ) -> RecordResult:
     """Record a process that runs, until it ends, ``until`` is set, or the time is over; then leave it as it was.
 
-    ``on_engine`` gets the engine when the process is traced, and may place probes. Raises MmiotapError if it cannot be
-    traced, or what ``on_engine`` raises.
+    ``on_engine`` gets the engine when the process is traced, and may place probes. ``apart`` is as for :func:`record`.
+    Raises MmiotapError if the process cannot be traced, or what ``on_engine`` raises.
     """
     process.check(pid)
     name = Path(proc.executable(pid)).name
@@ -118,6 +125,7 @@ def attach(
         force=force,
         keep=keep,
         observers=observers,
+        apart=apart,
     )
     with recorder.recording.serving():
         try:
@@ -149,6 +157,7 @@ class _Recorder:
         force: bool,
         keep: bool,
         observers: "Observers | None",
+        apart: Failure | None,
     ) -> None:
         rules = list(launch.DEVICE_PATHS) if maps is None else maps
         launch.check_rules(rules)
@@ -166,8 +175,12 @@ class _Recorder:
             keep=keep,
             observers=observers,
         )
-        rows = Rows(self.recording.arena)
-        self.engine = Engine(way=way, rules=rules, log=rows, report=report, enabled=enabled)
+        if apart is None:
+            log = Rows(self.recording.arena)
+            self.engine: Traces = Engine(way=way, rules=rules, log=log, report=report, enabled=enabled)
+        else:
+            arena = self.recording.trace.arena
+            self.engine = Remote(apart, way=way, rules=rules, arena=arena, report=report, enabled=enabled)
         self.recording.on_switch = self._switch
         self._until = threading.Event()
         self._end: float | None = None

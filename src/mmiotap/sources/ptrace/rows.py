@@ -34,6 +34,7 @@ class _Stream(ArenaWriter):
                 time.sleep(_PAUSE_SECONDS)
                 continue
             self.arena.set_state(segment, layout.OWNED)
+            self.arena.see_growth()
             return segment
 
     def put_down(self, kind: int, **columns: int | bytes) -> None:
