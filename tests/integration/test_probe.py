@@ -183,24 +183,24 @@ def pre(access):
 
 @pytest.mark.parametrize(("policy", "status"), [("device", 12), ("stop", -signal.SIGKILL)])
 def test_a_handler_that_is_too_slow(
-    mmiotap: Run, driver: Path, registers: Path, tmp_path: Path, policy: str, status: int
+    mmiotap: Run, driver: Path, registers: Path, tmp_path: Path, policy: str, status: int, engine: str
 ) -> None:
-    arguments = ["--limit", "0.05", "--on-hook-failure", policy, "--script", script(tmp_path, SLOW)]
+    arguments = ["--engine", engine, "--limit", "0.05", "--on-hook-failure", policy]
+    arguments += ["--script", str(script(tmp_path, SLOW))]
     result = mmiotap("probe", *arguments, "--at", f"{registers}:0x10+4", "--", driver, registers)
     assert result.status == status
     assert "went on without an answer" in result.stderr
 
 
 def test_the_prober_is_killed_and_the_program_gets_the_device(
-    driver: Path, registers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    driver: Path, registers: Path, tmp_path: Path, engine: str
 ) -> None:
     """Killed in the middle of an answer."""
     dies = script(tmp_path, "import os\ndef pre(access):\n    os.kill(os.getpid(), 9)\n")
     status = tmp_path / "status"
     shell = f"{driver} {registers}; echo $? >{status}.new; mv {status}.new {status}"
-    started = Started(
-        [*MMIOTAP, "probe", "--at", f"{registers}:0x10+4", "--script", dies, "--", "sh", "-c", shell], cwd=tmp_path
-    )
+    command: list[str | Path] = ["probe", "--engine", engine, "--at", f"{registers}:0x10+4", "--script", dies]
+    started = Started([*MMIOTAP, *command, "--", "sh", "-c", shell], cwd=tmp_path)
     assert started.wait().status == -signal.SIGKILL  # whose output is read to its end, which is the shell's
     assert status.read_text() == "12\n"
 

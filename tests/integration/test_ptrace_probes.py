@@ -13,9 +13,12 @@ from mmiotap.kmmio.access import Access
 from mmiotap.kmmio.place import AtAddress, InMapping
 from mmiotap.kmmio.probe import ProbeExists
 from mmiotap.sources.ptrace.engine import Engine, Finished
+from mmiotap.sources.ptrace.remote import Failure, Remote
 from mmiotap.trace.errors import MmiotapError
 
 WAYS = ("emulate", "step", "lock")
+#: Seconds that no handler takes, however busy the machine is.
+AMPLE = 30.0
 
 
 @pytest.fixture
@@ -25,12 +28,18 @@ def device(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=WAYS)
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """One that has not begun; what it reports fails the test."""
-    engine = Engine(way=request.param, report=pytest.fail)
+@pytest.fixture(params=[*WAYS, "apart"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine | Remote]:
+    """One that has not begun, here or in a process of its own; what it reports fails the test."""
+    said: list[str] = []
+    engine: Engine | Remote
+    if request.param == "apart":
+        engine = Remote(Failure(AMPLE, "stop"), report=said.append)
+    else:
+        engine = Engine(way=request.param, report=said.append)
     yield engine
     engine.detach()
+    assert said == []
 
 
 class Child:
@@ -73,7 +82,7 @@ def child(device: Path) -> Iterator[Child]:
     child.process.communicate()
 
 
-def test_a_hooked_device(compile_c: Compile, device: Path, tmp_path: Path, engine: Engine) -> None:
+def test_a_hooked_device(compile_c: Compile, device: Path, tmp_path: Path, engine: Engine | Remote) -> None:
     """Every answer there is, from the first instruction of a program on."""
     program = compile_c(programs.HOOKED)
     seen: list[tuple[str, str, int, int | None]] = []
@@ -125,7 +134,7 @@ def test_a_hooked_device(compile_c: Compile, device: Path, tmp_path: Path, engin
     ]
 
 
-def test_probes_come_and_go_while_it_runs(child: Child, device: Path, engine: Engine) -> None:
+def test_probes_come_and_go_while_it_runs(child: Child, device: Path, engine: Engine | Remote) -> None:
     before = Path(f"/proc/{child.process.pid}/maps").read_text()
     engine.attach(child.process.pid)
     seen: list[tuple[str, int, int | None]] = []
@@ -172,7 +181,7 @@ def test_a_handler_that_raises(child: Child, device: Path) -> None:
     assert Path(__file__).name in said[0]
 
 
-def test_a_handler_that_takes_its_own_probe_away(child: Child, device: Path, engine: Engine) -> None:
+def test_a_handler_that_takes_its_own_probe_away(child: Child, device: Path, engine: Engine | Remote) -> None:
     engine.attach(child.process.pid)
     seen: list[int] = []
 
@@ -185,13 +194,13 @@ def test_a_handler_that_takes_its_own_probe_away(child: Child, device: Path, eng
     assert seen == [12]
 
 
-def test_nothing_there(child: Child, engine: Engine) -> None:
+def test_nothing_there(child: Child, engine: Engine | Remote) -> None:
     engine.attach(child.process.pid)
     with pytest.raises(MmiotapError, match=r"nothing is mapped at 0x1000 that could be probed"):
         engine.probe(AtAddress(4096, 4), pre=print)
 
 
-def test_private_memory(child: Child, engine: Engine) -> None:
+def test_private_memory(child: Child, engine: Engine | Remote) -> None:
     """A probe on the heap, say: no alias, so the others are held."""
     said: list[str] = []
     engine.report = said.append

@@ -24,7 +24,7 @@ from mmiotap.kmmio.place import Place
 from mmiotap.kmmio.probe import Handler, Probe
 from mmiotap.sources.hook_channel import check_failure
 from mmiotap.sources.ptrace import process
-from mmiotap.sources.ptrace.engine import Finished, check_way
+from mmiotap.sources.ptrace.engine import Finished, Placed, check_way
 from mmiotap.sources.ptrace.tracer import OUTLIVED
 from mmiotap.sources.ptrace.wire import REGISTERS, Answer, Done, End, Question, Report, Request, Settings
 from mmiotap.trace.errors import MmiotapError
@@ -51,13 +51,6 @@ class Failure:
         check_failure(self.limit, self.on_failure)
 
 
-@dataclass(frozen=True)
-class Placed:
-    """Probes at a place."""
-
-    number: int
-
-
 class Remote:
     """Traces a process from another one. The arguments are those of Engine; ``arena`` is where a recording's rows go.
 
@@ -78,13 +71,14 @@ class Remote:
         check_way(way)
         self.pid = 0
         self.name_of = name_of
-        self._report = report
+        self.report = report
         self._failure = failure
         self._way, self._rules, self._arena, self._enabled = way, list(rules), arena, enabled
         self._lock = threading.Lock()  # of requests, and of the end
         self._requests: dict[int, Future[Any]] = {}
         self._number = 0
         self._probes: dict[int, Probe] = {}
+        self._placed: dict[Placed, int] = {}
         self._probe_numbers = itertools.count()
         self._running = threading.RLock()  # held while handlers run
         self._handlers: threading.Thread | None = None
@@ -131,20 +125,22 @@ class Remote:
         The program waits for them; those of a ``hook`` may answer. Raises ProbeExists, or MmiotapError if there is
         nothing at an address. A program may be probed before it is launched.
         """
-        number = next(self._probe_numbers)
+        placed, number = Placed(place, pre, post, hook), next(self._probe_numbers)
         self._probes[number] = Probe(0, place.length, pre, post, hook)
         try:
             self._do("probe", number, place, pre is not None, post is not None, hook)
         except BaseException:
             del self._probes[number]
             raise
-        return Placed(number)
+        self._placed[placed] = number
+        return placed
 
     def unprobe(self, placed: Placed) -> None:
         """Returns when no handler of it runs, or ever will. (In a handler: but for this one.)"""
-        self._do("unprobe", placed.number)
+        number = self._placed.pop(placed)
+        self._do("unprobe", number)
         with self._running:
-            del self._probes[placed.number]
+            del self._probes[number]
 
     def enable(self, enabled: bool) -> None:
         """Arm, or disarm, whatever is probed and recorded."""
@@ -235,7 +231,7 @@ class Remote:
                         else:
                             future.set_exception(error)
                     case Report(text):
-                        self._report(text)
+                        self.report(text)
                     case End() as end:
                         self._end = end
         except (EOFError, OSError):
@@ -268,9 +264,9 @@ class Remote:
         with self._running:
             probes = [self._probes[number] for number in question.probes if number in self._probes]
             try:
-                fine = run(probes, access, self._report)
+                fine = run(probes, access, self.report)
             except BaseException as error:  # a handler that ends its thread must not end this one
-                self._report(f"a handler's {error!r} ends nothing here")
+                self.report(f"a handler's {error!r} ends nothing here")
                 fine = False
         return Answer(question.number, fine, access.verdict.name, access.value)
 

@@ -62,7 +62,8 @@ class End:
     trouble: Exception | None = None
 
 
-#: Kind, address, offset, width, value, pc, pid, tid, time, map id, path and flags: the first arguments of kmmio's Access.
+#: The first arguments of kmmio.access.Access: kind, address, offset, width, value, pc, pid, tid, time, map id, path and
+#: flags.
 AccessArguments = tuple[str, int, int, int, int | None, int, int, int, int, int, str, int]
 
 
