@@ -131,6 +131,7 @@ def test_a_program_that_was_started_outlives_its_prober(reader: Reader, tmp_path
     prober = Started([*reader.probe(ANSWERS), "--", "sh", "-c", shell], cwd=tmp_path)
     reader.open()
     assert reader.read() == 7
+    assert not any(str(fd.readlink()).startswith("socket") for fd in Path(f"/proc/{reader.pid}/fd").iterdir())
     prober.process.kill()
     until(lambda: reader.tracer == 0)
     assert not reader.armed

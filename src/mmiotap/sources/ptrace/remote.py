@@ -193,7 +193,7 @@ class Remote:
                 sys.executable,
                 [sys.executable, "-P", "-c", _PROGRAM, str(descriptors[0])],
                 os.environ,
-                # From a number to the same one: it is to be open in the new program.
+                # From a number to the same one: it is open in the new program, which closes it to all that it starts.
                 file_actions=[(os.POSIX_SPAWN_DUP2, number, number) for number in descriptors],
                 setsigmask={*blocked, *OUTLIVED},  # until it has handlers for them
             )
@@ -268,7 +268,7 @@ class Remote:
             except BaseException as error:  # a handler that ends its thread must not end this one
                 self.report(f"a handler's {error!r} ends nothing here")
                 fine = False
-        return Answer(question.number, fine, access.verdict.name, access.value)
+        return Answer(fine, access.verdict.name, access.value)
 
 
 def _killed(pid: int) -> MmiotapError:

@@ -30,11 +30,15 @@ from mmiotap.trace.errors import MmiotapError
 
 #: The terminal, or whoever ends a process group, sends them to us, too; we end when we have left the program.
 OUTLIVED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
+#: More than poll(2) may be asked to wait is as good as for ever.
+LONGEST_MS = 1 << 30
 
 
 def main(control: "Connection[Any, Any]") -> None:
     """Trace as the other end says, until it is over, or the other end is gone."""
     settings: Settings = control.recv()
+    for channel in (control.fileno(), settings.questions):
+        os.set_inheritable(channel, False)
     for number in OUTLIVED:
         if signal.getsignal(number) != signal.SIG_IGN:  # a handler: what we start then has the default again
             signal.signal(number, lambda *_: None)
@@ -201,7 +205,6 @@ class Questions:
     def __init__(self, channel: "Connection[Any, Any]", limit: float) -> None:
         self._channel = channel
         self._limit = limit
-        self._number = 0
         self._owed = False  # the last question was given up, and its answer is still to come
         self._nobody = False
         self._lock = threading.Lock()
@@ -220,11 +223,9 @@ class Questions:
         try:
             while self._owed:  # a handler is still busy with an access that is long over
                 self._receive(end)
-            self._number += 1
             registers = seen.registers
             self._channel.send(
                 Question(
-                    self._number,
                     numbers,
                     (
                         seen.kind, seen.address, seen.offset, seen.width, seen.value, seen.pc, seen.pid, seen.tid,
@@ -264,7 +265,7 @@ class Questions:
         """The answer that is owed, or None after something else has happened."""
         if self._nobody:
             raise TooLateError
-        left = None if end is None else max(end - time.monotonic(), 0) * 1000
+        left = None if end is None else min(max(end - time.monotonic(), 0) * 1000, LONGEST_MS)
         ready = self._poll.poll(left)
         if not ready:
             raise TooLateError

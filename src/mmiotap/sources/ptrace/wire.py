@@ -70,7 +70,6 @@ AccessArguments = tuple[str, int, int, int, int | None, int, int, int, int, int,
 class Question(NamedTuple):
     """What do these handlers say to an access?"""
 
-    number: int
     probes: list[int]
     access: AccessArguments
     phase: str  #: the name of its kmmio.access.Phase
@@ -80,7 +79,6 @@ class Question(NamedTuple):
 class Answer(NamedTuple):
     """They say this."""
 
-    number: int
     fine: bool  #: none of them has failed
     verdict: str  #: the name of a kmmio.access.Verdict
     value: int | None
