@@ -1,9 +1,13 @@
-"""The engine from outside against gdb's software watch, which steps through everything, on the same 32 bytes."""
+"""The engine from outside against gdb's software watch, which steps through everything, on the same 32 bytes.
+
+And what an access costs: recorded, and with handlers, which are in another process than the tracer.
+"""
 
 import statistics
 import subprocess
+import sys
 
-from benchmarks.programs import TIME_LIMIT, Program, program
+from benchmarks.programs import TIME_LIMIT, Program, numbers, program
 from benchmarks.result import Result
 
 GOAL = 20.0
@@ -29,18 +33,31 @@ def run() -> list[Result]:
     results = []
     with program("outside") as outside:
         for work in WORK:
-            ratios = []
+            ratios, costs = [], []
             for _ in range(TURNS):
                 watched = _watched(outside, work)
                 [recorded] = outside.recorded(outside.device, RECORDED, work, options=OUTSIDE)
                 ratios.append(watched / recorded)
+                costs.append(recorded / 1000)
             ratio = statistics.median(ratios)
             between = "0.1 µs of work each" if work else "nothing between them"
             name = f"from outside / gdb's software watch, events a second, {between}"
             # A loop of bare stores is the best that can happen to who steps through everything: no goal.
             goal = GOAL if work else 0.0
             results.append(Result(name, f"≥ {goal:.0f}" if goal else "", ratio, "", ratio >= goal))
+            results.append(Result(f"an access from outside, {between}", "", statistics.median(costs), "µs", True))
+        hooked = statistics.median(_hooked(outside) / 1000 for _ in range(TURNS))
+        results.append(Result("an access from outside with a pre and a post", "", hooked, "µs", True))
     return results
+
+
+def _hooked(outside: Program) -> int:
+    """The same, of ``mmiotap probe``."""
+    script = outside.device.parent / "handlers.py"
+    script.write_text("def pre(access):\n    access.value += 1\n\ndef post(access):\n    pass\n")
+    probe = [sys.executable, "-m", "mmiotap", "probe", *OUTSIDE, "--at", f"{outside.device}:0+32", "--script"]
+    [nanoseconds] = numbers([*probe, str(script), "--", *outside.command(outside.device, RECORDED, 0)])
+    return nanoseconds
 
 
 def _watched(outside: Program, work: int) -> int:

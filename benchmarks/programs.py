@@ -27,12 +27,12 @@ class Program:
 
     def alone(self, *arguments: object) -> list[int]:
         """What it prints: numbers."""
-        return _numbers(self.command(*arguments))
+        return numbers(self.command(*arguments))
 
     def recorded(self, *arguments: object, options: Sequence[str] = ()) -> list[int]:
         """The same, under ``mmiotap record`` with these options."""
         record = [sys.executable, "-m", "mmiotap", "record", "-q", "-f", "-o", str(self.trace), *options]
-        return _numbers([*record, "--map", str(self.device), "--", *self.command(*arguments)])
+        return numbers([*record, "--map", str(self.device), "--", *self.command(*arguments)])
 
 
 @contextmanager
@@ -42,6 +42,7 @@ def program(name: str) -> Iterator[Program]:
         yield Program(name, Path(folder))
 
 
-def _numbers(command: list[str]) -> list[int]:
+def numbers(command: list[str]) -> list[int]:
+    """What a command prints: numbers."""
     result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIME_LIMIT)
     return [int(number) for number in result.stdout.split()]

@@ -70,7 +70,8 @@ class Reader:
         path = self._folder / "script.py"
         path.write_text(script)
         place = f"{self.registers}:8+4"
-        return [*MMIOTAP, "probe", "--engine", "ptrace", "--at", place, "--script", path, *options]
+        ample = ["--limit", "30"]
+        return [*MMIOTAP, "probe", "--engine", "ptrace", "--at", place, "--script", path, *ample, *options]
 
     @property
     def armed(self) -> bool:
@@ -182,20 +183,19 @@ def test_the_tracer_is_killed(reader: Reader, tmp_path: Path) -> None:
 
 
 SLOW_ONCE = """\
-import time
-slow = [1]
+import os, time
 def pre(access):
-    while slow:
-        time.sleep(slow.pop())
+    while not os.path.exists("go on"):
+        time.sleep(0.01)
     access.answer(7)
 """
 
 
 def test_after_a_slow_answer_the_next_one_counts(reader: Reader, tmp_path: Path) -> None:
-    prober = Started([*reader.probe(SLOW_ONCE, "--limit", "0.2"), "--", *map(str, reader.command)], cwd=tmp_path)
+    prober = Started([*reader.probe(SLOW_ONCE, "--limit", "2"), "--", *map(str, reader.command)], cwd=tmp_path)
     reader.open()
     assert reader.read() == DEVICE
-    time.sleep(1.5)  # so that the handler is free again
+    (tmp_path / "go on").touch()
     assert reader.read() == 7
     reader.end()
     result = prober.wait()

@@ -7,5 +7,6 @@ The clearest statement of kmmio's algorithm that there is; read it in this order
 * following.py: what the program does to its mappings; regions.py: what came of it;
 * space.py: system calls made in the process, by which pages are armed; thread.py: one step, and whose signals wait;
 * instruction.py: what an instruction does to memory;
+* tracer.py, remote.py, wire.py: the engine in a process of its own, and handlers in the user's;
 * rows.py, record.py: a trace is made of it. calls.py, maps.py, process.py, modules.py: what the system tells.
 """
