@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmiotap import formats
-from mmiotap.formats.mmiotrace import Imported, import_log
+from mmiotap.formats.importing import Imported
+from mmiotap.formats.mmiotrace import import_log
 from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.reader import open_trace
@@ -51,7 +52,7 @@ def test_a_real_log_comes_back_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_blocks_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmiotap.formats.mmiotrace._BLOCK", 999)
+    monkeypatch.setattr("mmiotap.formats.importing.BLOCK", 999)
     load(FIXTURE.read_bytes(), tmp_path / "t")
     assert exported(tmp_path / "t") == lzma.decompress(FIXTURE.read_bytes())
 

@@ -44,12 +44,28 @@ class Log:
         self.name = name
         self.compression = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
         self._text = _decompressed(self.compression, io.BufferedReader(_Rewound(head, raw)))
+        self._head = b""
+
+    def head(self, size: int) -> bytes:
+        """The first bytes, fewer than ``size`` only if there are no more, before anything is read.
+
+        :raises MmiotapError: as :meth:`read` does.
+        """
+        while len(self._head) < size and (data := self._read(size - len(self._head))):
+            self._head += data
+        return self._head
 
     def read(self, size: int) -> bytes:
         """The next bytes, at most ``size``; none at the end.
 
         :raises MmiotapError: the compressed data are damaged or end too early.
         """
+        if self._head:
+            data, self._head = self._head[:size], self._head[size:]
+            return data
+        return self._read(size)
+
+    def _read(self, size: int) -> bytes:
         try:
             return self._text.read(size)
         except EOFError:

@@ -4,8 +4,6 @@ trace.json gets `pci_devices`, a list of the PCIDEV lines, and `mmiotrace`: the 
 """
 
 import json
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,70 +13,47 @@ import pyarrow as pa
 
 from mmiotap.formats import mmiotrace_block, mmiotrace_lines
 from mmiotap.formats.compressed import Log
+from mmiotap.formats.importing import NOT_SAID, Ending, Imported, Writer, blocks, make_trace
 from mmiotap.formats.mmiotrace_lines import VERSION, Record
 from mmiotap.formats.pci import PciDevice, place
-from mmiotap.trace import layout, store
+from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping
 from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
-from mmiotap.trace.writer import TraceWriter
 
-_BLOCK = 16 << 20
 _NO_TIME = -1
 _WORDS = list(KINDS.values())
-_NOT_SAID = layout.VALUE_UNKNOWN | layout.REASON_NOT_IN_SOURCE << layout.REASON_SHIFT
 _CODE = {kind: index for index, kind in enumerate(KINDS)}
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What came of it. ``cut`` is a last line that was cut short, and is not in the trace."""
-
-    events: int
-    lost: int
-    lines: int
-    cut: str | None
 
 
 def import_log(raw: BinaryIO, name: str, path: Path, *, force: bool = False) -> Imported:
     """Make the trace ``path`` of a log. ``name`` is what messages call the log.
 
-    Raises MmiotapError if it is no mmiotrace log, damaged, or the trace cannot be made; there is no trace then, and
-    what ``force`` allows to replace is still there.
+    Raises what :func:`mmiotap.formats.importing.make_trace` raises, also for what is no mmiotrace log.
     """
-    store.check_name(path, force)
-    reader = _Reader(name)
-    made = path.with_name(f".{path.name}.importing")
-    info = {"format": 1, "state": "imported", "source": "mmiotrace", "log": name, "started": None, "finished": None}
-    log = Log(raw, name)
-    try:
-        writer = TraceWriter.create(made, info, force=True)
-        for text in _blocks(log):
-            writer.append(reader.table(text))
-        writer.add_mappings(reader.mappings)
-        writer.finish(
-            finished=None,
-            pci_devices=[device.to_json() for device in reader.devices],
-            mmiotrace={"version": reader.version, "lspci": reader.lspci},
-        )
-        store.move(made, path)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return Imported(writer.events, writer.lost, reader.lines, reader.cut)
+    return make_trace(Log(raw, name), path, "mmiotrace", load, force=force)
 
 
-def _blocks(log: Log) -> Iterator[bytes]:
-    """The log's text in blocks of whole lines; the last one may lack its end."""
-    rest = b""
-    while data := log.read(_BLOCK):
-        whole, newline, tail = data.rpartition(b"\n")
-        if newline:
-            yield rest + whole + newline
-            rest = tail
-        else:
-            rest += tail
-    if rest:
-        yield rest
+def load(log: Log, writer: Writer) -> Ending:
+    """The importer (:mod:`mmiotap.formats.importing`)."""
+    reader = _Reader(log.name)
+    for text in blocks(log):
+        writer.append(reader.table(text))
+    writer.add_mappings(reader.mappings)
+    info = {
+        "pci_devices": [device.to_json() for device in reader.devices],
+        "mmiotrace": {"version": reader.version, "lspci": reader.lspci},
+    }
+    return Ending(reader.lines, reader.cut, f"line {reader.lines}: the last line", info=info)
+
+
+def recognises(head: bytes) -> bool:
+    """Whether one of the first lines that are no comments is one of such a log."""
+    told = [line for line in head.splitlines()[:1000] if line and not line.startswith(b"#")]
+    begins = (b"VERSION ", b"PCIDEV ", b"LSPCI ")
+    return any(line.startswith(begins) or mmiotrace_lines.parse(line) for line in told[:2]) or (
+        not told and b"tracer: mmiotrace" in head
+    )
 
 
 @dataclass
@@ -93,6 +68,7 @@ class _Reader:
     lspci: list[str] = field(default_factory=list)
     mappings: list[Mapping] = field(default_factory=list)
     _bases: dict[int, int] = field(default_factory=dict)
+    _latest: dict[int, Mapping] = field(default_factory=dict)
     _time_ns: int = 0
     _in_mark: bool = False
     _known: bool = False
@@ -108,6 +84,8 @@ class _Reader:
         records: list[tuple[int, Record]] = []
         last = len(block.ends) - 1
         follows = -2
+        # Lines that go on with a mark, by its place among the records.
+        continued: dict[int, list[str]] = {}
         for number in block.others.tolist():
             if number != follows + 1:
                 self._in_mark = False
@@ -122,10 +100,13 @@ class _Reader:
                 records.append((number, record))
                 self._in_mark = record.kind == layout.MARK
             elif not self._note_other(line) and not (number == last and not whole and self._cut_short(line)):
-                self._continue_mark(line, number, records)
+                self._continue_mark(line, number, records, continued)
             follows = number
         if len(block.accesses.line) and (follows != last or not len(block.others)):
             self._in_mark = False
+        for index, more in continued.items():
+            mark = records[index][1]
+            mark.text = "\n".join([mark.text or "", *more])
         table = self._assemble(block, records, since)
         self.lines += len(block.ends)
         return table
@@ -147,11 +128,12 @@ class _Reader:
             time_ns=record.time_ns or 0,
         )
         self.mappings.append(mapping)
+        self._latest[mapping.map_id] = mapping
         record.value, record.text = mapping.address, json.dumps(mapping.to_json())
 
     def _note_unmapping(self, record: Record) -> None:
         """Such a line names a mapping, and says no more of it."""
-        mapping = next((one for one in reversed(self.mappings) if one.map_id == record.map_id), None)
+        mapping = self._latest.get(record.map_id)
         if mapping is not None:
             record.value, record.text = mapping.length, json.dumps(mapping.to_json())
 
@@ -181,10 +163,11 @@ class _Reader:
         self.cut = line.decode(errors="backslashreplace")
         return True
 
-    def _continue_mark(self, line: bytes, number: int, records: list[tuple[int, Record]]) -> None:
+    def _continue_mark(
+        self, line: bytes, number: int, records: list[tuple[int, Record]], continued: dict[int, list[str]]
+    ) -> None:
         if self._in_mark and records and mmiotrace_lines.is_free(line):
-            mark = records[-1][1]
-            mark.text = f"{mark.text}\n{line.decode(errors='backslashreplace')}"
+            continued.setdefault(len(records) - 1, []).append(line.decode(errors="backslashreplace"))
             return
         shown = line[:60].decode(errors="backslashreplace")
         if not self._known and not self._time_ns and number == 0:
@@ -213,7 +196,7 @@ class _Reader:
         kind = column(fast.kind, "kind", np.int8)
         offset = physical - _bases(map_id, lines[order], since)
         offset[np.isin(kind, (layout.MAP, layout.UNMAP, layout.MARK, layout.LOST))] = 0
-        flags = np.where(kind == layout.UNKNOWN, np.uint32(_NOT_SAID), np.uint32(0))
+        flags = np.where(kind == layout.UNKNOWN, np.uint32(NOT_SAID), np.uint32(0))
         blobs: list[bytes | None] = [None] * len(lines) if records else []
         texts: list[str | None] = [None] * len(lines) if records else []
         for index, number in enumerate(np.flatnonzero(order >= len(fast.line)).tolist() if records else []):

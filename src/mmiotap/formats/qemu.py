@@ -4,7 +4,6 @@ What the regions are, and where each begins, is known only when all of a log was
 file of their own.
 """
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,14 +16,12 @@ import pyarrow as pa
 
 from mmiotap.formats import qemu_block, qemu_lines
 from mmiotap.formats.compressed import Log
-from mmiotap.formats.mmiotrace import Imported
+from mmiotap.formats.importing import Ending, Imported, Writer, make_trace
 from mmiotap.formats.qemu_block import Accesses
 from mmiotap.formats.qemu_lines import Region
-from mmiotap.trace import store
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping
 from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
-from mmiotap.trace.writer import TraceWriter
 
 _BLOCK = 4 << 20
 #: A line that is longer than that is no access, and not kept.
@@ -69,37 +66,49 @@ def import_log(raw: BinaryIO, name: str, path: Path, *, force: bool = False) -> 
     Raises MmiotapError if there is no access in it, it is damaged, or the trace cannot be made; there is no trace then,
     and what ``force`` allows to replace is still there.
     """
-    store.check_name(path, force)
-    made = path.with_name(f".{path.name}.importing")
-    info = {"format": 1, "state": "imported", "source": "qemu", "log": name, "started": None, "finished": None}
-    log = Log(raw, name)
-    try:
-        writer = TraceWriter.create(made, info, force=True)
-        with tempfile.TemporaryFile(dir=made) as waiting:
-            found = _Found()
-            for text in _blocks(log):
-                found.add(text, waiting)
-            if not found.spans:
-                raise MmiotapError(
-                    f"{name} is no QEMU log with accesses: no line of it is a memory_region_ops or vfio_region event"
-                    + (f" that can be read; line {found.unread[0]} is damaged" if found.unread else "")
-                )
-            waiting.seek(0)
-            kept = found.layers()
-            mappings = [mapping(number, *one, pid=0) for number, one in enumerate(found.spans.items())]
-            mappings = [one for one, region in zip(mappings, found.spans, strict=True) if region.event in kept]
-            rows = _Rows(mappings, timed=found.timed)
-            for accesses in _waiting(waiting):
-                writer.append(rows.table(accesses))
-        writer.add_mappings(mappings)
-        writer.finish(finished=None, clock="unix" if found.timed else "lines")
-        store.move(made, path)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    doubled = found.accesses - writer.events
-    return ImportedQemu(
-        writer.events, 0, found.lines, None, found.unread_count, found.unread[0] if found.unread else None, doubled
+    found = make_trace(Log(raw, name), path, "qemu", load, force=force)
+    told = {key: found.info[key] for key in ("unread", "first_unread", "doubled")}
+    return ImportedQemu(**vars(found), **told)
+
+
+def recognises(head: bytes) -> bool:
+    """Whether one of these lines is such an event."""
+    return any(qemu_lines.EVENT.search(line) and qemu_lines.parse(line) for line in head.splitlines())
+
+
+def load(log: Log, writer: Writer) -> Ending:
+    """The importer (:mod:`mmiotap.formats.importing`)."""
+    kept_rows = 0
+    with tempfile.TemporaryFile(dir=writer.dir.path) as waiting:
+        found = _Found()
+        for text in _blocks(log):
+            found.add(text, waiting)
+        if not found.spans:
+            raise MmiotapError(
+                f"{log.name} is no QEMU log with accesses: no line of it is a memory_region_ops or vfio_region event"
+                + (f" that can be read; line {found.unread[0]} is damaged" if found.unread else "")
+            )
+        waiting.seek(0)
+        kept = found.layers()
+        mappings = [mapping(number, *one, pid=0) for number, one in enumerate(found.spans.items())]
+        mappings = [one for one, region in zip(mappings, found.spans, strict=True) if region.event in kept]
+        rows = _Rows(mappings, timed=found.timed)
+        for accesses in _waiting(waiting):
+            table = rows.table(accesses)
+            kept_rows += table.num_rows
+            writer.append(table)
+    writer.add_mappings(mappings)
+    first_unread = found.unread[0] if found.unread else None
+    info = {
+        "clock": "unix" if found.timed else "lines",
+        "unread": found.unread_count,
+        "first_unread": first_unread,
+        "doubled": found.accesses - kept_rows,
+    }
+    notes = (
+        (f"line {first_unread}: damaged and left out, as are {found.unread_count - 1} more",) if found.unread else ()
     )
+    return Ending(found.lines, notes=notes, info=info)
 
 
 def mapping(number: int, region: Region, span: Span, pid: int) -> Mapping:

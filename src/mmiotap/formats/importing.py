@@ -1,0 +1,204 @@
+"""What all importers share: lines and bytes out of a log, rows into a trace, and the trace itself, whole or not at all.
+
+An importer is a function ``(log, writer) -> Ending``. It holds a bounded part of the log in memory, whatever the log
+is, and raises :class:`MmiotapError`, naming a line or a byte offset, for what it cannot read.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from mmiotap.formats.compressed import Log
+from mmiotap.trace import layout, store
+from mmiotap.trace.errors import MmiotapError
+from mmiotap.trace.model import Mapping
+from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
+from mmiotap.trace.writer import TraceWriter
+
+#: Bytes of a log that are read at a time.
+BLOCK = 16 << 20
+#: A longer line is none of any log: it would have to be held in memory.
+LONGEST_LINE = 1 << 20
+#: Flags of an access whose value the source does not tell.
+NOT_SAID = layout.VALUE_UNKNOWN | layout.REASON_NOT_IN_SOURCE << layout.REASON_SHIFT
+
+_ROWS = 1 << 17
+_CODE = {kind: code for code, kind in enumerate(KINDS)}
+_WORDS = list(KINDS.values())
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What an importer says at its end.
+
+    :ivar lines: lines read; 0 for what has none.
+    :ivar cut: a last line or record that was cut short, and is not in the trace.
+    :ivar place: what that is: `line 7: the last line`, `byte 4096: the last record`.
+    :ivar notes: what else is to be said, a sentence each.
+    :ivar info: what it adds to trace.json.
+    """
+
+    lines: int = 0
+    cut: str | None = None
+    place: str = ""
+    notes: tuple[str, ...] = ()
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of an import. ``cut`` and what follows it as in :class:`Ending`."""
+
+    events: int
+    lost: int
+    lines: int
+    cut: str | None
+    place: str = ""
+    notes: tuple[str, ...] = ()
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Writer(Protocol):
+    """What an importer needs of a :class:`mmiotap.trace.writer.TraceWriter`. Its folder may hold temporary files."""
+
+    @property
+    def dir(self) -> store.TraceDir: ...
+
+    def append(self, table: pa.Table) -> None: ...
+
+    def add_mappings(self, mappings: Iterable[Mapping]) -> None: ...
+
+
+Importer = Callable[[Log, Writer], Ending]
+
+
+def make_trace(log: Log, path: Path, source: str, importer: Importer, *, force: bool = False) -> Imported:
+    """Make the trace ``path`` of a log.
+
+    Raises MmiotapError if the log is damaged or the trace cannot be made; there is no trace then, and what ``force``
+    allows to replace is still there.
+    """
+    store.check_name(path, force)
+    made = path.with_name(f".{path.name}.importing")
+    info = {"format": 1, "state": "imported", "source": source, "log": log.name, "started": None, "finished": None}
+    try:
+        writer = TraceWriter.create(made, info, force=True)
+        ending = importer(log, writer)
+        writer.finish(finished=None, **ending.info)
+        store.move(made, path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return Imported(writer.events, writer.lost, **vars(ending))
+
+
+def blocks(log: Log) -> Iterator[bytes]:
+    """The log's text in blocks of whole lines; the last one may lack its end."""
+    rest = b""
+    number = 1
+    while data := log.read(BLOCK):
+        whole, newline, tail = data.rpartition(b"\n")
+        if newline:
+            number += whole.count(b"\n") + 1
+            yield rest + whole + newline
+            rest = tail
+        else:
+            rest += tail
+        if len(rest) > LONGEST_LINE:
+            # Of the last line alone: those before it were handed on, and are judged first.
+            raise MmiotapError(f"{log.name}, line {number}: it has no end within {LONGEST_LINE >> 20} MiB")
+    if rest:
+        yield rest
+
+
+def lines(log: Log) -> Iterator[tuple[int, bytes, bool]]:
+    """Number, text without its end, and whether it has an end, of each line."""
+    number = 0
+    for block in blocks(log):
+        whole = block.endswith(b"\n")
+        every = block.split(b"\n")
+        if whole:
+            every.pop()
+        for line in every[:-1]:
+            number += 1
+            yield number, line.removesuffix(b"\r"), True
+        number += 1
+        yield number, every[-1].removesuffix(b"\r"), whole
+
+
+class Rows:
+    """Rows on their way into a trace: one at a time in, parts out."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._columns: dict[str, list[Any]] = {name: [] for name in EVENTS.names}
+        self._mappings: list[Mapping] = []
+        self._waiting = 0
+        self.any = False
+
+    def add(
+        self,
+        kind: int,
+        time_ns: int,
+        *,
+        width: int = 0,
+        map_id: int = 0,
+        offset: int = 0,
+        value: int = 0,
+        data: bytes | None = None,
+        pc: int = 0,
+        pid: int = 0,
+        tid: int = 0,
+        cpu: int = -1,
+        flags: int = 0,
+        duration_ns: int | None = None,
+        text: str | None = None,
+    ) -> None:
+        """``kind`` as in :mod:`mmiotap.trace.layout`; ``value`` is masked to ``width`` (at most 65,535)."""
+        columns = self._columns
+        columns["time_ns"].append(time_ns)
+        columns["duration_ns"].append(duration_ns)
+        columns["kind"].append(_CODE[kind])
+        columns["width"].append(width)
+        columns["map_id"].append(map_id)
+        columns["offset"].append(offset)
+        columns["value"].append(value & ((1 << 8 * width) - 1) if 0 < width < 8 else value)
+        columns["data"].append(data)
+        columns["pc"].append(pc)
+        columns["pid"].append(pid)
+        columns["tid"].append(tid)
+        columns["cpu"].append(cpu)
+        columns["flags"].append(flags)
+        columns["text"].append(text)
+        self.any = True
+        self._waiting += 1 + (len(data or b"") + len(text or "") >> 8)
+        if self._waiting >= _ROWS:
+            self.flush()
+
+    def add_mapping(self, mapping: Mapping) -> None:
+        """A mapping, without an event."""
+        self._mappings.append(mapping)
+        self._waiting += 1
+        if self._waiting >= _ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand on what waits. Call it at the end."""
+        self._waiting = 0
+        if self._mappings:
+            self._writer.add_mappings(self._mappings)
+            self._mappings.clear()
+        if not self._columns["kind"]:
+            return
+        arrays = [
+            pa.DictionaryArray.from_arrays(pa.array(self._columns[column.name], pa.int8()), _WORDS).cast(KIND_TYPE)
+            if column.name == "kind"
+            else pa.array(self._columns[column.name], column.type)
+            for column in EVENTS
+        ]
+        self._writer.append(pa.table(arrays, schema=EVENTS))
+        for column in self._columns.values():
+            column.clear()
