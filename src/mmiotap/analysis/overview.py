@@ -33,4 +33,5 @@ def overview(trace: Trace) -> dict[str, Any]:
         ],
         "not_selected": info.get("not_selected", []),
         "pci_devices": info.get("pci_devices", []),
+        "sources": info.get("sources", []),
     }

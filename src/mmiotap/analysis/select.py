@@ -32,11 +32,14 @@ def expression(
     offset: str | None = None,
     tids: Sequence[int] = (),
     time: str | None = None,
+    sources: Sequence[str] = (),
+    known_sources: Sequence[str] = (),
 ) -> pc.Expression | None:
     """All filters at once, or None for every event. Raises FilterError.
 
     ``kind`` is words with commas between, ``maps`` ids or globs, ``offset`` a first and last offset of where an access
-    begins, ``time`` a first and last time since ``start_ns``, in seconds if it has no unit.
+    begins, ``time`` a first and last time since ``start_ns``, in seconds if it has no unit, ``sources`` names of
+    :data:`known_sources`, those of a merged trace.
     """
     parts: list[pc.Expression] = []
     if kind is not None:
@@ -48,6 +51,12 @@ def expression(
         parts.append(_between("offset", _ends("--offset", offset, _offset, single=True), pa.uint64()))
     if tids:
         parts.append(pc.field("tid").isin(pa.array([tid for tid in tids if 0 <= tid < 2**31], pa.int32())))
+    for source in sources:
+        if source not in known_sources:
+            there = f"there are {', '.join(known_sources)}" if known_sources else "only a merged trace has some"
+            raise FilterError(f"--source: the trace has no source {source!r}; {there}")
+    if sources:
+        parts.append(pc.field("source").isin(list(sources)))
     if time is not None:
         low, high = _ends("--time", time, _nanoseconds, single=False)
         shifted = (None if low is None else start_ns + low, None if high is None else start_ns + high)
@@ -58,6 +67,15 @@ def expression(
 def map_expression(maps: Sequence[str], mappings: Sequence[Mapping], option: str = "--map") -> pc.Expression:
     """Events of these mappings, ids or globs. Raises FilterError, which names the option."""
     return pc.field("map_id").isin(pa.array(_map_ids(maps, mappings, option), pa.int32()))
+
+
+def duration_ns(option: str, text: str) -> int:
+    """A time with or without a sign, in nanoseconds. Raises FilterError, which names the option."""
+    sign = -1 if text.strip().startswith("-") else 1
+    time = _nanoseconds(text.strip().lstrip("+-") if text.strip()[:1] in "+-" else text)
+    if time is None:
+        raise FilterError(f"{option}: cannot make sense of {text!r}; write seconds, or a number with s, ms, us or ns")
+    return sign * time
 
 
 def limited(tables: Iterable[pa.Table], limit: int | None) -> Iterator[pa.Table]:

@@ -27,6 +27,7 @@ COMMANDS = (
     "sites",
     "info",
     "diff",
+    "merge",
     "export",
     "import",
     "recover",

@@ -26,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time", metavar="A..B", help="since the start, in seconds or with a unit: 0.5..0.6, 1.5ms..2ms"
     )
+    parser.add_argument(
+        "--source",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="of a merged trace: of this source (may be repeated)",
+    )
     parser.add_argument("--limit", metavar="N", type=int, help="the first N events")
     parser.add_argument("--format", choices=["text", "jsonl", "csv", "mmiotrace"], default="text", help="default: text")
 
@@ -43,7 +50,15 @@ def run(args: argparse.Namespace) -> int:
         if args.limit is not None and args.limit < 0:
             raise select.FilterError("--limit: a number of events cannot be negative")
         where = select.expression(
-            trace.mappings, start, kind=args.kind, maps=args.map, offset=args.offset, tids=args.tid, time=args.time
+            trace.mappings,
+            start,
+            kind=args.kind,
+            maps=args.map,
+            offset=args.offset,
+            tids=args.tid,
+            time=args.time,
+            sources=args.source,
+            known_sources=trace.sources,
         )
     except select.FilterError as error:
         print(f"mmiotap: {error}", file=sys.stderr)
@@ -52,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
         from mmiotap.views.lines import COLUMNS
         from mmiotap.views.screen import write_lines
 
-        write_lines(trace, start, select.limited(trace.batches(COLUMNS, where), args.limit))
+        columns = [*COLUMNS, "source"] if trace.sources else COLUMNS
+        write_lines(trace, start, select.limited(trace.batches(columns, where), args.limit))
     else:
         from mmiotap import formats
 

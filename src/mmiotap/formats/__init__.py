@@ -20,15 +20,15 @@ FORMATS = {
 def write(format: str, tables: "Iterator[pa.Table]", trace: "Trace", out: IO[bytes]) -> None:
     """Write events as they come; little is held in memory.
 
-    ``tables`` have the schema of :data:`mmiotap.trace.schema.EVENTS`; ``trace`` is where they are from: its mappings
-    and PCI devices. Raises KeyError for an unknown format, and what ``out.write`` raises.
+    ``tables`` have all columns of ``trace``, which is where they are from. Raises KeyError for an unknown format, and
+    what ``out.write`` raises.
     """
     from mmiotap.formats import mmiotrace_writer, rows
 
     writers = {
         "mmiotrace": lambda: mmiotrace_writer.write(tables, trace, out),
-        "csv": lambda: rows.write_csv(tables, out),
+        "csv": lambda: rows.write_csv(tables, trace.schema, out),
         "jsonl": lambda: rows.write_jsonl(tables, out),
-        "parquet": lambda: rows.write_parquet(tables, out),
+        "parquet": lambda: rows.write_parquet(tables, trace.schema, out),
     }
     writers[format]()

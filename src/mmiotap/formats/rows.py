@@ -9,16 +9,15 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from mmiotap.trace.schema import EVENTS
 from mmiotap.trace.writer import PARQUET
 
 #: Rows that are turned into text at a time.
 _ROWS = 1 << 16
 
 
-def write_csv(tables: Iterator[pa.Table], out: IO[bytes]) -> None:
+def write_csv(tables: Iterator[pa.Table], schema: pa.Schema, out: IO[bytes]) -> None:
     """A header line, then a line an event. What is not known is empty."""
-    out.write((",".join(EVENTS.names) + "\n").encode())
+    out.write((",".join(schema.names) + "\n").encode())
     options = pa.csv.WriteOptions(include_header=False)
     for table in tables:
         pa.csv.write_csv(_readable(table), out, options)
@@ -29,22 +28,22 @@ def write_jsonl(tables: Iterator[pa.Table], out: IO[bytes]) -> None:
     for table in tables:
         for batch in _readable(table).to_batches(_ROWS):
             pieces: list[Any] = []
-            for number, name in enumerate(EVENTS.names):
+            for number, name in enumerate(batch.schema.names):
                 pieces += [f"{', ' if number else '{'}{json.dumps(name)}: ", _as_json(batch.column(name))]
             pieces += ["}\n", ""]
             lines: Any = pc.binary_join_element_wise(*pieces)
             out.write("".join(lines.to_pylist()).encode())
 
 
-def write_parquet(tables: Iterator[pa.Table], out: IO[bytes]) -> None:
+def write_parquet(tables: Iterator[pa.Table], schema: pa.Schema, out: IO[bytes]) -> None:
     """One file with the schema of a trace's parts."""
-    with pq.ParquetWriter(out, EVENTS, **PARQUET) as parquet:
+    with pq.ParquetWriter(out, schema, **PARQUET) as parquet:
         for table in tables:
             parquet.write_table(table)
 
 
 def _readable(table: pa.Table) -> pa.Table:
-    """Words for kinds, hexadecimal digits (low byte first, as it is in memory) for data."""
+    """Words for kinds and sources, hexadecimal digits (low byte first, as it is in memory) for data."""
     data = table["data"]
     if data.null_count == len(data):
         digits = pa.nulls(len(data), pa.string())
@@ -52,7 +51,10 @@ def _readable(table: pa.Table) -> pa.Table:
         digits = pa.array([None if one is None else one.hex() for one in data.to_pylist()], pa.string())
     place = {name: number for number, name in enumerate(table.schema.names)}
     table = table.set_column(place["data"], "data", digits)
-    return table.set_column(place["kind"], "kind", table["kind"].cast(pa.string()))
+    for name in ("kind", "source"):
+        if name in place:
+            table = table.set_column(place[name], name, table[name].cast(pa.string()))
+    return table
 
 
 def _as_json(column: Any) -> Any:

@@ -324,6 +324,7 @@ def _start_info(command: list[str], settings: dict[str, Any], source: str, start
         "command": command,
         "host": os.uname().nodename,
         "kernel": os.uname().release,
+        "boot_id": store.boot_id(),
         "mmiotap": _version(),
         "started": _utc_now(),
         "start_mono_ns": started,

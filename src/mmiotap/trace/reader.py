@@ -18,13 +18,13 @@ from mmiotap.trace.arena import Arena, Chunk
 from mmiotap.trace.errors import DiskError, MmiotapError
 from mmiotap.trace.merge import Source, merge
 from mmiotap.trace.model import Mapping, Module, Process, Site
-from mmiotap.trace.schema import EVENTS
+from mmiotap.trace.schema import EVENTS, MERGED
 from mmiotap.trace.writer import damaged, lost_in, read_footer, sealed_in, time_range
 
 #: Rows that are in memory at once, of each part that is being merged.
 BATCH_ROWS = 1 << 16
 
-_PARQUET = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=["kind"]))
+_PARQUET = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=["kind", "source"]))
 
 
 def open_trace(path: str | os.PathLike[str]) -> "Trace":
@@ -67,6 +67,16 @@ class Trace:
     def info(self) -> dict[str, Any]:
         """trace.json (docs/trace-format.md)."""
         return self._info
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the events: those of docs/architecture.md, and ``source`` if the trace was merged."""
+        return MERGED if "sources" in self._info else EVENTS
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of what a merged trace was made of; none for other traces."""
+        return [source["name"] for source in self._info.get("sources", [])]
 
     @property
     def state(self) -> str:
@@ -112,17 +122,24 @@ class Trace:
 
         ``where`` selects rows, for example ``pc.field("kind") == "write"``; it may use any column.
         """
-        names = _checked(columns)
-        return pa.concat_tables([EVENTS.empty_table().select(names), *self.batches(names, where)])
+        names = self._checked(columns)
+        return pa.concat_tables([self.schema.empty_table().select(names), *self.batches(names, where)])
 
     def batches(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> Iterator[pa.Table]:
         """The same rows as :meth:`events`, a table of some at a time: for traces that are larger than the memory."""
-        names = _checked(columns)
-        read = [name for name in EVENTS.names if name in names or name == "time_ns"]
+        names = self._checked(columns)
+        read = pa.schema([field for field in self.schema if field.name in names or field.name == "time_ns"])
         sources = [Source(part.first_ns, part.tables(read, where)) for part in self._parts if part.events]
         if self._live.events.num_rows:
-            sources.append(Source(int(self._live.events["time_ns"][0].as_py()), self._live_tables(read, where)))
+            sources.append(Source(int(self._live.events["time_ns"][0].as_py()), self._live_tables(read.names, where)))
         return (table.select(names) for table in merge(sources))
+
+    def _checked(self, columns: Sequence[str] | None) -> list[str]:
+        """The columns that are asked for."""
+        for name in columns or ():
+            if name not in self.schema.names:
+                raise MmiotapError(f"events have no column {name!r}; there are {', '.join(self.schema.names)}")
+        return self.schema.names if columns is None else list(columns)
 
     def _live_tables(self, columns: list[str], where: pc.Expression | None) -> Iterator[pa.Table]:
         events = self._live.events if where is None else self._live.events.filter(where)
@@ -144,26 +161,17 @@ class _Part:
         footer = read_footer(path)
         return cls(path, footer.num_rows, lost_in(footer), sealed_in(footer), *time_range(footer))
 
-    def tables(self, columns: list[str], where: pc.Expression | None) -> Iterator[pa.Table]:
-        schema = pa.schema([EVENTS.field(name) for name in columns])
+    def tables(self, schema: pa.Schema, where: pc.Expression | None) -> Iterator[pa.Table]:
         try:
             fragment = _PARQUET.make_fragment(str(self.path), fs.LocalFileSystem())
             batches = fragment.to_batches(
-                columns=columns, filter=where, batch_size=BATCH_ROWS, batch_readahead=1, use_threads=True
+                columns=schema.names, filter=where, batch_size=BATCH_ROWS, batch_readahead=1, use_threads=True
             )
             for batch in batches:
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch]).cast(schema)
         except (OSError, pa.ArrowInvalid) as error:
             raise damaged(self.path, error) from error
-
-
-def _checked(columns: Sequence[str] | None) -> list[str]:
-    """The columns that are asked for."""
-    for name in columns or ():
-        if name not in EVENTS.names:
-            raise MmiotapError(f"events have no column {name!r}; there are {', '.join(EVENTS.names)}")
-    return EVENTS.names if columns is None else list(columns)
 
 
 def _copy_arena(folder: store.TraceDir) -> tuple[list[Chunk], int]:

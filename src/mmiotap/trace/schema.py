@@ -35,3 +35,8 @@ EVENTS: pa.Schema = pa.schema(
         pa.field("text", pa.string()),
     ]
 )
+
+#: Of a merged trace: which of its sources an event is from. Other traces do not have this column.
+SOURCE = pa.field("source", pa.dictionary(pa.int16(), pa.string()), nullable=False)
+
+MERGED: pa.Schema = EVENTS.append(SOURCE)

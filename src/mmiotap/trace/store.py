@@ -266,5 +266,10 @@ def process_start(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def boot_id() -> str:
+    """Of this boot of this machine, whose CLOCK_MONOTONIC all times are; random(4), /proc/sys/kernel/random."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def _owner_only(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from mmiotap.trace import store
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping, Module, Process, Site
-from mmiotap.trace.schema import EVENTS
+from mmiotap.trace.schema import EVENTS, MERGED
 
 #: Footer key of a part: a JSON object, for each stream id the sequence number up to which its rows are in parts.
 SEALED_KEY = "mmiotap.sealed"
@@ -29,7 +29,7 @@ LOST_KEY = "mmiotap.lost"
 PARQUET: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 3,
-    "use_dictionary": ["kind", "width", "offset", "value", "pc", "tid", "flags"],
+    "use_dictionary": ["kind", "width", "offset", "value", "pc", "tid", "flags", "source"],
     "column_encoding": {"time_ns": "DELTA_BINARY_PACKED"},
     "write_statistics": ["time_ns"],
     "store_schema": False,
@@ -51,6 +51,7 @@ class TraceWriter:
         self.events = 0
         self.lost = 0
         self.end_ns = 0  #: time of the last event
+        self.schema = MERGED if "sources" in self.info else EVENTS
         self._next_part = 0
         for part in self.dir.parts():
             footer = read_footer(part)
@@ -70,15 +71,15 @@ class TraceWriter:
         return cls(path, "finished" if state == "recording" else state)
 
     def append(self, table: pa.Table, sealed: dict[int, int] | None = None) -> None:
-        """One part with these events (schema EVENTS), in the order of their time, and otherwise as they come."""
-        if table.schema != EVENTS:
-            table = table.select(EVENTS.names).cast(EVENTS)
+        """One part with these events (:attr:`schema`), in the order of their time, and otherwise as they come."""
+        if table.schema != self.schema:
+            table = table.select(self.schema.names).cast(self.schema)
         times = table["time_ns"].to_numpy()
         if np.any(times[1:] < times[:-1]):
             table = table.take(np.argsort(times, kind="stable"))
         lost = count_lost(table)
         part = self.dir.part(self._next_part)
-        with store.new_file(part) as file, pq.ParquetWriter(file, EVENTS, **PARQUET) as parquet:
+        with store.new_file(part) as file, pq.ParquetWriter(file, self.schema, **PARQUET) as parquet:
             parquet.write_table(table, row_group_size=max(table.num_rows, 1))
             parquet.add_key_value_metadata({SEALED_KEY: json.dumps(sealed or {}), LOST_KEY: str(lost)})
         self._next_part += 1

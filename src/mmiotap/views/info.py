@@ -40,6 +40,11 @@ def write_text(found: dict[str, Any]) -> None:
     for name, value in facts.items():
         if value not in (None, "", []):
             print(f"{name + ':':<13}{printable(str(value))}")
+    if found["sources"]:
+        names = ("name", "path", "host", "events", "lost", "offset_ns", "offset_from")
+        columns = ["name", "trace", "host", "events", "lost", "offset (ns)", "from"]
+        rows = [[_fact(one.get(name)) for name in names] for one in found["sources"]]
+        write_table("Merged from", columns, rows, left=3)
     if found["mappings"]:
         columns = ["id", "path", "device", "prot", "pid", "address", "length", "file offset", "BAR", "physical"]
         write_table("Mappings", columns, [_mapping(mapping) for mapping in found["mappings"]], left=4)
@@ -61,6 +66,10 @@ def _mapping(mapping: dict[str, Any]) -> list[str]:
 
     words = [text("map_id"), text("path"), text("device"), text("prot"), text("pid")]
     return [*words, *map(hexadecimal, ("address", "length", "file_offset")), text("bar"), hexadecimal("physical")]
+
+
+def _fact(value: object) -> str:
+    return "?" if value is None else printable(str(value))
 
 
 def _exit(end: dict[str, Any] | None) -> str | None:

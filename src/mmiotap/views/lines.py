@@ -1,6 +1,7 @@
 """Events as lines of text, one each, in the manner of strace."""
 
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -39,10 +40,20 @@ COLUMNS = (
 class EventLines:
     """Draws events. What is known of the whole trace sets the width of the columns, so they never move."""
 
-    def __init__(self, mappings: Sequence[Mapping], start_ns: int, *, processes: bool, colour: bool) -> None:
+    def __init__(
+        self,
+        mappings: Sequence[Mapping],
+        start_ns: int,
+        *,
+        processes: bool,
+        colour: bool,
+        sources: Sequence[str] = (),
+    ) -> None:
+        """``processes``: name them, too. ``sources`` are those of a merged trace; tables then have this column."""
         self._start_ns = start_ns
         self._processes = processes
         self._colour = colour
+        self._source_width = max(map(len, sources), default=0)
         self._mappings = {mapping.map_id: mapping for mapping in mappings}
         self._labels = {mapping.map_id: map_label(mapping) for mapping in mappings}
         self._label_width = max(map(len, self._labels.values()), default=5)
@@ -51,8 +62,9 @@ class EventLines:
     def draw(self, table: pa.Table, sites: Sequence[str]) -> Iterator[str]:
         """One line, without its newline, for each row of a table with :data:`COLUMNS`; ``sites`` names their pcs."""
         columns = [table[name].to_pylist() for name in COLUMNS]
-        for row in zip(*columns, sites, strict=True):
-            time, duration, kind, width, map_id, offset, value, data, _, pid, tid, flags, text, site = row
+        sources = table["source"].to_pylist() if self._source_width else itertools.repeat("", table.num_rows)
+        for row in zip(*columns, sites, sources, strict=True):
+            time, duration, kind, width, map_id, offset, value, data, _, pid, tid, flags, text, site, source = row
             if kind in ("read", "write"):
                 rest = self._access(kind, width, map_id, offset, value, data, flags, duration, site)
             elif kind == "unknown":
@@ -65,7 +77,8 @@ class EventLines:
                 rest = f"{'':2} {value} {'event was' if value == 1 else 'events were'} lost here"
             else:
                 rest = f"{'':2} {printable(text or '')}"
-            line = f"{self._time(time)}  {self._thread(pid, tid)}  {kind:<7} {rest}".rstrip()
+            where = f"{source:<{self._source_width}}  " if source else ""
+            line = f"{self._time(time)}  {where}{self._thread(pid, tid)}  {kind:<7} {rest}".rstrip()
             yield f"\x1b[{COLOURS[kind]}m{line}\x1b[0m" if self._colour else line
 
     def _access(

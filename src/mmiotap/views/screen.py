@@ -22,7 +22,13 @@ def wants_colour() -> bool:
 def write_lines(trace: Trace, start_ns: int, tables: Iterable[pa.Table]) -> None:
     """Write the events as lines to standard output, and to standard error which modules gave no names."""
     symbols = Symbols(trace.modules, trace.processes)
-    lines = EventLines(trace.mappings, start_ns, processes=len(trace.processes) > 1, colour=wants_colour())
+    lines = EventLines(
+        trace.mappings,
+        start_ns,
+        processes=len(trace.processes) > 1,
+        colour=wants_colour(),
+        sources=trace.sources,
+    )
     for table in tables:
         for first in range(0, table.num_rows, CHUNK_ROWS):
             rows = table.slice(first, CHUNK_ROWS)
