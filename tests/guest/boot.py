@@ -43,11 +43,11 @@ def kernel() -> Path:
     raise FileNotFoundError(f"no guest kernel; run {SETUP} as root")
 
 
-def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float) -> str:
+def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float, qemu: Path | None = None) -> str:
     """Boot, run ``script`` (sh, as root) and power off; returns what it wrote.
 
     ``folder`` is writable in the guest, at the same path; QEMU's log goes to ``qemu.log`` in it. ``devices`` are QEMU's
-    options. No driver is loaded for an e1000.
+    options. No driver is loaded for an e1000. ``qemu`` is a program to start in the place of QEMU.
 
     Raises:
         TimeoutError: the guest still ran after ``limit`` seconds; it was killed.
@@ -59,6 +59,7 @@ def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float) -> 
     tools = Path(sys.executable).parent  # vng is there, and so is virtme-run, which vng looks for in PATH
     command: list[str | Path] = [tools / "vng", "--run", kernel(), f"--rwdir={folder}"]
     command += ["--disable-kvm", "--force-9p", "--disable-microvm", "--memory", "2G", "--cpus", "2"]
+    command += ["--qemu", qemu] if qemu else []
     command += ["--append", "modprobe.blacklist=e1000", f"--qemu-opts={' '.join(options)}"]
     command += ["--", f"sh {script_file} >{output} 2>&1"]
     with console.open("wb") as stream:
@@ -93,7 +94,7 @@ def accesses(folder: Path, name: str, bar_size: int) -> list[Access]:
 def _parse(log: Path, name: bytes, bar_size: int) -> Iterator[Access]:
     with log.open("rb") as lines:
         for line in lines:
-            found = LOG_LINE.match(line) if name in line else None
+            found = LOG_LINE.search(line) if name in line else None
             if found and found[5] == name:
                 # Physical address: a BAR is aligned to its size (PCI 3.0, 6.2.5.1).
                 offset = int(found[2], 16) & (bar_size - 1)

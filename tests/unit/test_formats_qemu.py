@@ -107,7 +107,7 @@ def _lines(draw: st.DrawFn) -> bytes:
     return line
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(_lines() | st.binary(max_size=60), max_size=8))
 def test_a_block_says_what_its_lines_say(lines: list[bytes]) -> None:
     text = b"\n".join(lines) + b"\n"

@@ -21,6 +21,7 @@ from mmiotap.trace.errors import MmiotapError
 COMMANDS = (
     "record",
     "attach",
+    "guest",
     "probe",
     "show",
     "stats",

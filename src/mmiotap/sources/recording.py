@@ -127,7 +127,7 @@ class Recording:
         self.on_switch: Callable[[], None] = lambda: None
         #: What trace.json is to say beside the rest when the recording is over.
         self.notes: dict[str, Any] = {}
-        self._info = _start_info(command, settings, source, self._started)
+        self._info = start_info(command, settings, source, self._started)
         store.create(folder, force)
         try:
             store.write_info(folder, self._info)
@@ -316,7 +316,7 @@ class Recording:
         return {}
 
 
-def _start_info(command: list[str], settings: dict[str, Any], source: str, started: int) -> dict[str, Any]:
+def start_info(command: list[str], settings: dict[str, Any], source: str, started: int) -> dict[str, Any]:
     """trace.json of a recording that begins (docs/trace-format.md)."""
     return {
         "format": 1,

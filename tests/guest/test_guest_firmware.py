@@ -1,0 +1,169 @@
+"""`mmiotap guest` around a machine that has only its firmware: its begin and end, and what it says if it cannot."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from boot import LOG_LINE
+
+import mmiotap
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(120)]
+
+QEMU = ["qemu-system-x86_64", "-display", "none", "-vga", "none", "-nodefaults", "-m", "64", "-machine", "pc"]
+GUEST = [sys.executable, "-m", "mmiotap", "guest"]
+LIMIT = 60
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts programs in tmp_path; all are killed at the end, and so are the machines that they have started."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(*command: str | Path) -> subprocess.Popen[str]:
+        begun.append(
+            subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return begun[-1]
+
+    yield start
+    for one in begun:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(one.pid, signal.SIGKILL)
+        one.wait()
+
+
+def _until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + LIMIT
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+def test_trace_equals_the_log_that_was_asked_for(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
+    log = tmp_path / "raw.log"
+    recorder = start(*GUEST, "-o", "t.mmiotap", "--", *QEMU, "-device", "e1000", "-D", str(log))
+    _until(lambda: _size(log) > 500_000)
+    recorder.terminate()  # goes to QEMU
+    _, said = recorder.communicate(timeout=LIMIT)
+    assert recorder.returncode == 0, said
+    trace = mmiotap.open(tmp_path / "t.mmiotap")
+    assert trace.state == "finished"
+    bases = {one.map_id: one.address for one in trace.mappings}
+    rows = trace.events(["kind", "map_id", "offset", "value", "width", "time_ns"]).to_pylist()
+    found = [(row["kind"], bases[row["map_id"]] + row["offset"], row["value"], row["width"]) for row in rows]
+    lines = [LOG_LINE.search(line) for line in log.read_bytes().splitlines()]
+    logged = [(one[1].decode(), int(one[2], 16), int(one[3], 16), int(one[4])) for one in lines if one]
+    assert len(logged) > 1000
+    assert found == [(kind, address, value & ((1 << 8 * width) - 1), width) for kind, address, value, width in logged]
+    assert any(one.path == "ioports:rtc" for one in trace.mappings)
+    assert all(trace.info["start_mono_ns"] < row["time_ns"] < time.monotonic_ns() for row in rows)
+
+
+def test_exit_status_and_complaints_are_qemus(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
+    recorder = start(*GUEST, "-o", "t.mmiotap", "--", *QEMU, "-device", "no-such-device")
+    _, said = recorder.communicate(timeout=LIMIT)
+    assert recorder.returncode == 1
+    assert "'no-such-device' is not a valid device model name" in said
+    assert "Traceback" not in said
+    assert mmiotap.open(tmp_path / "t.mmiotap").info["exit"] == {"status": 1, "signal": None}
+
+
+def test_qemu_that_is_killed(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
+    recorder = start(*GUEST, "-o", "t.mmiotap", "--", *QEMU, "-D", "raw.log", "-pidfile", str(tmp_path / "pid"))
+    _until(lambda: _size(tmp_path / "raw.log") > 0)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    recorder.communicate(timeout=LIMIT)
+    assert recorder.returncode == -signal.SIGKILL
+    trace = mmiotap.open(tmp_path / "t.mmiotap")
+    assert (trace.state, trace.info["exit"]) == ("finished", {"status": None, "signal": signal.SIGKILL})
+    assert trace.count > 0
+
+
+def test_recorder_that_is_killed_leaves_the_machine_and_a_trace(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    recorder = start(*GUEST, "-o", "t.mmiotap", "--", *QEMU, "-pidfile", str(tmp_path / "pid"))
+    parts = tmp_path / "t.mmiotap" / "events"
+    _until(lambda: parts.exists() and any(parts.glob("part-*.parquet")))
+    recorder.kill()
+    recorder.wait()
+    machine = int((tmp_path / "pid").read_text())
+    try:
+        time.sleep(0.5)
+        assert Path(f"/proc/{machine}").exists()
+    finally:
+        os.kill(machine, signal.SIGKILL)
+    subprocess.run([sys.executable, "-m", "mmiotap", "recover", tmp_path / "t.mmiotap"], check=True, timeout=LIMIT)
+    trace = mmiotap.open(tmp_path / "t.mmiotap")
+    assert trace.state == "recovered"
+    assert trace.count > 0
+
+
+def test_trace_that_is_there_is_not_replaced(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
+    (tmp_path / "t.mmiotap").mkdir()
+    recorder = start(*GUEST, "-o", "t.mmiotap", "--", *QEMU)
+    _, said = recorder.communicate(timeout=LIMIT)
+    assert (recorder.returncode, said.count("\n")) == (1, 1)
+    assert "exists" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ([], 2, "which machine?"),
+        (["--qmp", "socket", "--", "qemu-system-x86_64"], 2, "which machine?"),
+        (["--qmp", "nothing"], 1, "nothing: No such file or directory; give the socket of QEMU's -qmp"),
+        (["--", "no-such-qemu"], 127, "no-such-qemu: no such program in PATH"),
+        (["--", *QEMU, "-daemonize"], 1, "mmiotap guest --qmp"),
+    ],
+)
+def test_one_clear_line(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]], arguments: list[str], status: int, words: str
+) -> None:
+    recorder = start(*GUEST, "-o", "t.mmiotap", *arguments)
+    _, said = recorder.communicate(timeout=LIMIT)
+    assert (recorder.returncode, said.count("\n")) == (status, 1), said
+    assert words in said
+    assert not (tmp_path / "t.mmiotap").exists()
+
+
+def test_socket_that_another_client_has(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
+    start(*QEMU, "-S", "-qmp", "unix:qmp,server=on,wait=off")
+    _until((tmp_path / "qmp").exists)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.connect(str(tmp_path / "qmp"))
+        assert other.recv(1)
+        recorder = start(*GUEST, "-o", "t.mmiotap", "--qmp", "qmp")
+        _, said = recorder.communicate(timeout=LIMIT)
+    assert recorder.returncode == 1
+    assert "QEMU serves one at a time" in said
+
+
+def test_running_machine_ends(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
+    machine = start(*QEMU, "-S", "-qmp", "unix:qmp,server=on,wait=off")
+    _until((tmp_path / "qmp").exists)
+    recorder = start(*GUEST, "-o", "t.mmiotap", "--qmp", "qmp")
+    _until((tmp_path / "t.mmiotap" / "live" / "control").exists)
+    machine.terminate()
+    _, said = recorder.communicate(timeout=LIMIT)
+    assert recorder.returncode == 0, said
+    assert mmiotap.open(tmp_path / "t.mmiotap").state == "finished"
