@@ -319,5 +319,5 @@ def _bars(trace: Trace) -> dict[tuple[str, int], int]:
     return {
         (device["address"], bar): resource["start"] & ~0xF
         for device in trace.info.get("pci_devices", [])
-        for bar, resource in enumerate(device["resources"])
+        for bar, resource in enumerate(device.get("resources", []))
     }
