@@ -18,7 +18,7 @@ SETUP = ROOT / "tests" / "guest" / "setup.sh"
 
 #: One line of QEMU's ``memory_region_ops`` events: the size is the device's own.
 LOG_LINE = re.compile(
-    rb"memory_region_ops_(read|write) cpu \d+ mr 0x[0-9a-f]+ "
+    rb"memory_region_ops_(read|write) cpu -?\d+ mr 0x[0-9a-f]+ "
     rb"addr 0x([0-9a-f]+) value 0x([0-9a-f]+) size (\d) name '([^']+)'"
 )
 
