@@ -7,11 +7,13 @@ in the test's folder, named crash-…, timeout-… or oom-…, and `python tests
 import lzma
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import mmt
+import tracedat
 from mmiotap.formats.detect import KINDS
 
 HERE = Path(__file__).parent
@@ -22,10 +24,20 @@ INPUT_LIMIT, MEMORY_MB = 20, 1500
 LONGEST = 1 << 16
 
 
+HEADER, *_texts = (DATA / "ftrace-formats.txt").read_bytes().split(b"name: ")
+EVENTS = [b"name: " + text for text in _texts]
+VERSIONS = (tracedat.version_6, tracedat.version_7, partial(tracedat.version_7, name="zlib"))
+
+
+def recorded() -> bytes:
+    return lzma.decompress((DATA / "ftrace-e1000.raw.xz").read_bytes())
+
+
 def seeds(kind: str) -> list[bytes]:
     """Logs of a kind, each whole and a part of it."""
     logs = {
         "mmiotrace": [lzma.decompress((DATA / "mmiotrace-e1000.log.xz").read_bytes())[:8000]],
+        "trace.dat": [version(HEADER, EVENTS, [recorded()[:8192]]) for version in VERSIONS],
         "qemu": [lzma.decompress((DATA / "qemu-e1000.log.xz").read_bytes())[:8000]],
         "ftrace-text": [path.read_bytes() for path in sorted(DATA.glob("kvm-rwmmio.*.txt"))],
         "mmt": [mmt.LOG],

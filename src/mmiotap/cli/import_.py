@@ -1,7 +1,8 @@
 """Make a trace of somebody else's log.
 
-Reads logs of the kernel's mmiotrace and of QEMU, the kernel's rwmmio and kvm_mmio events as text, valgrind-mmt's
-binary log and JSON lines; plain or compressed with gzip, bzip2, xz or zstd. What a log is, its content says.
+Reads logs of the kernel's mmiotrace and of QEMU, trace-cmd's trace.dat, the kernel's rwmmio and kvm_mmio events as
+text, valgrind-mmt's binary log and JSON lines; plain or compressed with gzip, bzip2, xz or zstd. What a log is, its
+content says.
 
 examples:
   mmiotap import mydump.txt -o nouveau.mmiotap
@@ -10,12 +11,15 @@ examples:
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("log", metavar="LOG", help="the log; - is standard input")
+    parser.add_argument(
+        "log", metavar="LOG", help="the log; - is standard input. Of ftrace also a folder, see docs/import.md"
+    )
     parser.add_argument(
         "-o", "--output", metavar="TRACE", help="the trace folder to make (default: LOG's name.mmiotap)"
     )
@@ -31,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmiotap.formats.detect import KINDS, import_log
-    from mmiotap.trace.errors import MmiotapError
+    from mmiotap.formats.detect import KINDS, import_folder, import_log
 
     standard_input = args.log == "-"
     if standard_input and args.output is None:
@@ -47,16 +50,13 @@ def run(args: argparse.Namespace) -> int:
     mapped = dict(one.split("=", 1) for one in args.map_field)
     name = "standard input" if standard_input else args.log
     path = Path(args.output) if args.output else Path(f"{Path(args.log).name.split('.')[0]}.mmiotap")
-    options = {"kind": args.kind, "mapped": mapped, "force": args.force}
-    try:
-        if standard_input:
-            kind, found = import_log(sys.stdin.buffer, name, path, **options)
-        else:
-            with Path(args.log).open("rb") as raw:
-                kind, found = import_log(raw, name, path, **options)
-    except IsADirectoryError as error:
-        raise MmiotapError(f"{name} is a folder; give the log itself") from error
-    print(f"mmiotap: {KINDS[kind].what}: {found.events} events, lost: {found.lost}", file=sys.stderr)
+    if Path(args.log).is_dir() and not standard_input:
+        what, found = "pages of ftrace's ring buffer", import_folder(Path(args.log), path, force=args.force)
+    else:
+        with contextlib.nullcontext(sys.stdin.buffer) if standard_input else Path(args.log).open("rb") as raw:
+            kind, found = import_log(raw, name, path, kind=args.kind, mapped=mapped, force=args.force)
+        what = KINDS[kind].what
+    print(f"mmiotap: {what}: {found.events} events, lost: {found.lost}", file=sys.stderr)
     print(f"mmiotap: next: mmiotap show {path}", file=sys.stderr)
     for note in found.notes:
         print(f"mmiotap: {name}, {note}", file=sys.stderr)

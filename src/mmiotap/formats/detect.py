@@ -7,6 +7,8 @@ from typing import BinaryIO
 
 from mmiotap.formats import ftrace_text, json_lines, mmiotrace, mmt, qemu
 from mmiotap.formats.compressed import Log
+from mmiotap.formats.ftrace import importing as ftrace
+from mmiotap.formats.ftrace import trace_dat
 from mmiotap.formats.importing import Imported, Importer, make_trace
 from mmiotap.trace.errors import MmiotapError
 
@@ -34,6 +36,7 @@ def _always(importer: Importer) -> Callable[[Mapping[str, str]], Importer]:
 
 #: By the name that ``--from`` knows and trace.json has as `source`, in the order in which they are tried.
 KINDS: dict[str, Kind] = {
+    "trace.dat": Kind("trace-cmd's trace.dat", trace_dat.recognises, _always(trace_dat.load)),
     "jsonl": Kind("JSON objects, one a line", json_lines.recognises, json_lines.importer),
     "ftrace-text": Kind("rwmmio and kvm_mmio events as text", ftrace_text.recognises, _always(ftrace_text.load)),
     "qemu": Kind("QEMU's trace events of memory regions", qemu.recognises, _always(qemu.load)),
@@ -61,7 +64,13 @@ def import_log(
     kind = kind or _kind(log)
     if mapped and kind != "jsonl":
         raise MmiotapError(f"{name}: --map-field is for JSON lines, and this is {KINDS[kind].what}")
-    return kind, make_trace(log, path, kind, KINDS[kind].importer(mapped or {}), force=force)
+    importer = KINDS[kind].importer(mapped or {})
+    return kind, make_trace(name, path, kind, lambda writer: importer(log, writer), force=force)
+
+
+def import_folder(folder: Path, path: Path, *, force: bool = False) -> Imported:
+    """Make the trace ``path`` of raw pages of ftrace's: :func:`mmiotap.formats.ftrace.importing.load_folder`."""
+    return make_trace(str(folder), path, "ftrace-raw", lambda writer: ftrace.load_folder(folder, writer), force=force)
 
 
 def _kind(log: Log) -> str:

@@ -76,18 +76,20 @@ class Writer(Protocol):
 Importer = Callable[[Log, Writer], Ending]
 
 
-def make_trace(log: Log, path: Path, source: str, importer: Importer, *, force: bool = False) -> Imported:
-    """Make the trace ``path`` of a log.
+def make_trace(
+    name: str, path: Path, source: str, load: Callable[[Writer], Ending], *, force: bool = False
+) -> Imported:
+    """Make the trace ``path`` of what ``load`` reads from ``name``.
 
     Raises MmiotapError if the log is damaged or the trace cannot be made; there is no trace then, and what ``force``
     allows to replace is still there.
     """
     store.check_name(path, force)
     made = path.with_name(f".{path.name}.importing")
-    info = {"format": 1, "state": "imported", "source": source, "log": log.name, "started": None, "finished": None}
+    info = {"format": 1, "state": "imported", "source": source, "log": name, "started": None, "finished": None}
     try:
         writer = TraceWriter.create(made, info, force=True)
-        ending = importer(log, writer)
+        ending = load(writer)
         writer.finish(finished=None, **ending.info)
         store.move(made, path)
     finally:

@@ -31,7 +31,8 @@ def import_log(raw: BinaryIO, name: str, path: Path, *, force: bool = False) -> 
 
     Raises what :func:`mmiotap.formats.importing.make_trace` raises, also for what is no mmiotrace log.
     """
-    return make_trace(Log(raw, name), path, "mmiotrace", load, force=force)
+    log = Log(raw, name)
+    return make_trace(name, path, "mmiotrace", lambda writer: load(log, writer), force=force)
 
 
 def load(log: Log, writer: Writer) -> Ending:

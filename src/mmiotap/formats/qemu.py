@@ -66,7 +66,8 @@ def import_log(raw: BinaryIO, name: str, path: Path, *, force: bool = False) -> 
     Raises MmiotapError if there is no access in it, it is damaged, or the trace cannot be made; there is no trace then,
     and what ``force`` allows to replace is still there.
     """
-    found = make_trace(Log(raw, name), path, "qemu", load, force=force)
+    log = Log(raw, name)
+    found = make_trace(name, path, "qemu", lambda writer: load(log, writer), force=force)
     told = {key: found.info[key] for key in ("unread", "first_unread", "doubled")}
     return ImportedQemu(**vars(found), **told)
 
