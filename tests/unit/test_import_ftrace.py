@@ -51,6 +51,13 @@ def test_trace_dat_is_its_pages(version: str, expected: pa.Table, tmp_path: Path
     assert (mapping.map_id, mapping.physical, mapping.length) == (1, 0xFEBA0000, 0x20000)
 
 
+@pytest.mark.parametrize("name", ["trace-cmd-6.dat.xz", "trace-cmd-7.dat"])
+def test_trace_dat_that_trace_cmd_wrote(name: str, expected: pa.Table, tmp_path: Path) -> None:
+    """The same pages by Debian's trace-cmd 3.1.6, `trace-cmd convert`: version 7 compressed with zstd."""
+    load((DATA / name).read_bytes(), tmp_path / "t")
+    assert open_trace(tmp_path / "t").events().equals(expected)
+
+
 def test_a_mapping_of_another_cpu(expected: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page with the mapping comes last: what is in the others is at the same offsets for all that."""
     monkeypatch.setattr("mmiotap.formats.ftrace.importing._PAGES", 2)
