@@ -7,6 +7,7 @@ face is that of :class:`engine.Engine`.
 import itertools
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from mmiotap.kmmio.handlers import run
 from mmiotap.kmmio.place import Place
 from mmiotap.kmmio.probe import Handler, Probe
 from mmiotap.sources.hook_channel import check_failure
-from mmiotap.sources.ptrace import process
+from mmiotap.sources.ptrace import process, wire
 from mmiotap.sources.ptrace.engine import Finished, Placed, check_way
 from mmiotap.sources.ptrace.tracer import OUTLIVED
 from mmiotap.sources.ptrace.wire import REGISTERS, Answer, Done, End, Question, Report, Request, Settings
@@ -185,7 +186,7 @@ class Remote:
     def _start(self) -> "Connection[Any, Any]":
         """Start the tracer's process."""
         control, theirs = Pipe()
-        questions, asking = Pipe()
+        questions, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         with theirs, asking:
             descriptors = [theirs.fileno(), asking.fileno()]
@@ -253,14 +254,18 @@ class Remote:
 
     # Questions
 
-    def _answer_all(self, questions: "Connection[Any, Any]") -> None:
+    def _answer_all(self, questions: socket.socket) -> None:
         with suppress(EOFError, OSError), questions:
             while True:
-                questions.send(self._answer(questions.recv()))
+                wire.tell(questions, self._answer(Question(*wire.hear(questions))))
 
     def _answer(self, question: Question) -> Answer:
-        registers = dict(zip(REGISTERS, question.registers, strict=False))
-        access = Access(*question.access, phase=Phase[question.phase], registers=registers, name_of=self.name_of)
+        access = Access(
+            *question.access,
+            phase=Phase[question.phase],
+            registers=lambda: dict(zip(REGISTERS, question.registers, strict=False)),
+            name_of=self.name_of,
+        )
         with self._running:
             probes = [self._probes[number] for number in question.probes if number in self._probes]
             try:

@@ -8,6 +8,7 @@ and the parent of programs that it starts.
 import os
 import select
 import signal
+import socket
 import threading
 import time
 import traceback
@@ -21,10 +22,11 @@ from typing import Any
 from mmiotap.kmmio.access import Access, Phase, Verdict
 from mmiotap.kmmio.place import Place
 from mmiotap.kmmio.probe import Probe
+from mmiotap.sources.ptrace import wire
 from mmiotap.sources.ptrace.engine import Engine, Finished, Placed
 from mmiotap.sources.ptrace.process import Waiting
 from mmiotap.sources.ptrace.rows import Rows
-from mmiotap.sources.ptrace.wire import REGISTERS, Answer, Done, End, Question, Report, Request, Settings
+from mmiotap.sources.ptrace.wire import Answer, Done, End, Question, Report, Request, Settings
 from mmiotap.trace.arena import Arena
 from mmiotap.trace.errors import MmiotapError
 
@@ -69,7 +71,7 @@ class Tracer:
         self._sending = threading.Lock()
         self._user = settings.user
         self._arena = Arena.open(settings.arena, writable=True) if settings.arena else None
-        self._questions = Questions(Connection(settings.questions), settings.limit)
+        self._questions = Questions(socket.socket(fileno=settings.questions), settings.limit)
         self._stops = settings.stops
         self._engine = Engine(
             way=settings.way,
@@ -202,7 +204,7 @@ class TooLateError(Exception):
 class Questions:
     """Asks about accesses, in the engine's thread; the user's process has one question at a time."""
 
-    def __init__(self, channel: "Connection[Any, Any]", limit: float) -> None:
+    def __init__(self, channel: socket.socket, limit: float) -> None:
         self._channel = channel
         self._limit = limit
         self._owed = False  # the last question was given up, and its answer is still to come
@@ -223,8 +225,8 @@ class Questions:
         try:
             while self._owed:  # a handler is still busy with an access that is long over
                 self._receive(end)
-            registers = seen.registers
-            self._channel.send(
+            wire.tell(
+                self._channel,
                 Question(
                     numbers,
                     (
@@ -232,8 +234,8 @@ class Questions:
                         seen.time_ns, seen.map_id, seen.path, seen.flags,
                     ),
                     seen.phase.name,
-                    tuple(registers[name] for name in REGISTERS) if registers else (),
-                )
+                    tuple(seen.registers.values()),
+                ),
             )  # fmt: skip
             self._owed = True
             answer = None
@@ -273,7 +275,7 @@ class Questions:
             os.eventfd_read(self._bell)
             self._do()
             return None
-        answer: Answer = self._channel.recv()
+        answer = Answer(*wire.hear(self._channel))
         self._owed = False
         return answer
 

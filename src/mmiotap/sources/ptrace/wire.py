@@ -1,9 +1,12 @@
 """What the tracer's process and the user's say to each other (tracer.py, remote.py).
 
 There are two channels. On the one go requests, what comes of them, and news; on the other the questions of an access
-that is being made, one at a time, and their answers. Both are socket pairs without a name, so nobody else can speak.
+that is being made, one at a time, and their answers: a packet each, for the program waits. Both are socket pairs
+without a name, so nobody else can speak.
 """
 
+import marshal
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,3 +85,21 @@ class Answer(NamedTuple):
     fine: bool  #: none of them has failed
     verdict: str  #: the name of a kmmio.access.Verdict
     value: int | None
+
+
+#: No packet is larger: a path has 4 KiB at most.
+_PACKET = 1 << 16
+
+
+def tell(channel: socket.socket, what: Question | Answer) -> None:
+    """Send one. There is always room, for the other end waits for it. Raises OSError if there is no other end."""
+    channel.send(marshal.dumps(tuple(what)))  # both ends are the same Python
+
+
+def hear(channel: socket.socket) -> tuple[Any, ...]:
+    """Receive one. Raises EOFError, or OSError, if the other end is gone."""
+    packet = channel.recv(_PACKET)
+    if not packet:
+        raise EOFError
+    fields: tuple[Any, ...] = marshal.loads(packet)
+    return fields
