@@ -23,6 +23,7 @@ COMMANDS = (
     "attach",
     "guest",
     "probe",
+    "kernel",
     "show",
     "stats",
     "sites",

@@ -44,15 +44,16 @@ class _Lines:
         self._bases = {mapping.map_id: _base(mapping) for mapping in trace.mappings}
         # The kernel has no thread in its lines (pid is always 0); a log that was imported keeps what it had.
         self._imported = trace.info.get("source") == "mmiotrace"
+        self._from_kernel = trace.info.get("source") == "kernel"
 
     def of(self, table: pa.Table) -> Iterator[str]:
         columns = [table[name].to_pylist() for name in _COLUMNS]
         for time_ns, kind, width, map_id, offset, value, data, pc, pid, tid, cpu, flags, text in zip(
             *columns, strict=True
         ):
-            micros = time_ns // 1000
+            micros = (time_ns + 500) // 1000  # as the kernel rounds
             time = f"{micros // 1_000_000}.{micros % 1_000_000:06d}"
-            tail = f"{pc:#x} {pid if self._imported else tid}\n"
+            tail = f"{pc:#x} {pid if self._imported else 0 if self._from_kernel else tid}\n"
             if kind in _LETTER:
                 physical = (self._bases.get(map_id, 0) + offset) & _ALL_BITS
                 if flags & layout.VALUE_UNKNOWN:
@@ -71,8 +72,8 @@ class _Lines:
             elif kind == "unmap":
                 yield f"UNMAP {time} {map_id} {tail}"
             elif kind == "mark":
-                yield f"MARK {time} {text if self._imported else _one_line(text)}\n"
-            elif kind == "lost" and cpu >= 0 and self._imported:
+                yield f"MARK {time} {text if self._imported or self._from_kernel else _one_line(text)}\n"
+            elif kind == "lost" and cpu >= 0 and (self._imported or self._from_kernel):
                 yield f"CPU:{cpu} [LOST {value} EVENTS]\n"
             elif kind == "lost":
                 yield f"MARK 0.000000 Lost {value} events.\n"

@@ -10,7 +10,10 @@ _LINE = re.compile(
     rb"((?: [0-9a-f]{1,16}){14})(?: (.*))?"
 )
 _IO_PORTS = 0x1
-_FLAG_BITS = 0xF
+#: Flags of a resource that mmiotrace prints with its start.
+FLAG_BITS = 0xF
+#: BAR 0 to 5, ROM.
+RESOURCES = 7
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class PciDevice:
         """The address, with its domain where that is known."""
         return self.address if self.domain is None else f"{self.domain:04x}:{self.address}"
 
+    @property
+    def has_memory(self) -> bool:
+        """Is there a BAR that is memory, and no I/O ports?"""
+        return any(size and not start & _IO_PORTS for start, size in self.resources[: RESOURCES - 1])
+
     def to_line(self) -> str:
         """The line as the kernel prints it, with a lone space where there is no driver; without its end of line."""
         bus, _, rest = self.address.partition(":")
@@ -67,7 +75,7 @@ class PciDevice:
     def memory_bar(self, physical: int) -> tuple[int, int, int] | None:
         """Number, start and size of the memory BAR (6: the ROM) that holds a physical address."""
         for bar, (start, size) in enumerate(self.resources):
-            base = start & ~_FLAG_BITS
+            base = start & ~FLAG_BITS
             if not start & _IO_PORTS and base <= physical < base + size:
                 return bar, base, size
         return None

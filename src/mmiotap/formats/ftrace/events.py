@@ -41,6 +41,9 @@ _WORD = 4
 #: Text of a loss that the kernel did not count.
 NOT_COUNTED = "the kernel did not say how many"
 
+#: Text of a loss that is only known by the kernel's count at the end.
+SOMEWHERE = "lost before this; the kernel did not say where"
+
 _Array = npt.NDArray[Any]
 
 
@@ -196,6 +199,12 @@ class Decoder:
                 }
             )
         return rows
+
+
+def lost_somewhere(count: int, time_ns: int) -> pa.Table:
+    """A row for events that were lost, nobody knows where."""
+    columns = _columns(1, kind=layout.LOST, time_ns=time_ns, value=count, text=SOMEWHERE)
+    return _table(columns)
 
 
 def _dtype(event: Event, names: Iterable[str]) -> np.dtype[Any]:

@@ -1,0 +1,162 @@
+"""`mmiotap kernel`, a real kernel and driver, against QEMU's log, the kernel's own text, and the kernel's counts."""
+
+import io
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from boot import ROOT, Access, accesses, boot
+
+import mmiotap
+from mmiotap import formats
+from mmiotap.formats.ftrace.events import SOMEWHERE
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(700)]
+
+DEVICES = ["-netdev user,id=n0", "-device e1000,netdev=n0,romfile="]
+TRACEFS = "/sys/kernel/tracing"
+#: What a machine looks like that traces nothing.
+STATE = f"""
+    for file in current_tracer trace_clock tracing_on options/overwrite per_cpu/cpu?/buffer_size_kb
+    do grep -H . {TRACEFS}/$file; done
+    echo "online $(cat /sys/devices/system/cpu/online)"
+"""
+#: Loads the driver, gives it something to send, and unloads it.
+USE = """
+    modprobe e1000
+    for net in /sys/bus/pci/drivers/e1000/*/net/*
+    do ip link set ${net##*/} up; ip addr add 10.0.2.15/24 dev ${net##*/}
+    done
+    sleep 3
+    busybox ping -c 2 -W 2 10.0.2.2
+    modprobe -r e1000
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One guest for all: three recordings, and what the kernel said of them."""
+    folder = tmp_path_factory.mktemp("guest")
+    (folder / "state").write_text(STATE)
+    (folder / "use").write_text(USE)
+    # The recorder sleeps until the kernel has printed all that it has; `trace` shows and takes nothing away.
+    (folder / "compared").write_text(f"""
+        kill -STOP $PPID
+        timeout 5 cat {TRACEFS}/trace_pipe >header & sleep 1; kill $!
+        echo 'a mark of somebody else' >{TRACEFS}/trace_marker
+        sh use
+        echo 0 >{TRACEFS}/tracing_on
+        cat {TRACEFS}/trace >kernel.txt
+        kill -CONT $PPID""")
+    (folder / "overflowing").write_text(f"""
+        kill -STOP $PPID
+        sh use
+        echo 0 >{TRACEFS}/tracing_on
+        cat {TRACEFS}/per_cpu/cpu*/stats >overflow.stats
+        kill -CONT $PPID""")
+    kernel = f"{sys.executable} -m mmiotap kernel"
+    script = f"""
+        cd {shlex.quote(str(folder))}
+        export PYTHONPATH={shlex.quote(str(ROOT / "src"))}
+        mount -t tracefs tracefs {TRACEFS} 2>/dev/null
+        echo 3000 >{TRACEFS}/buffer_size_kb
+        echo boot >{TRACEFS}/trace_clock
+        sh state >before
+        {kernel} -o compared.mmiotap -- sh compared; echo $? >compared.status
+        sh state >after.compared
+        {kernel} -o overflow.mmiotap --buffer 32K -- sh overflowing; echo $? >overflow.status
+        sh state >after.overflow
+        {kernel} -o killed.mmiotap -- sh -c 'sh use; sleep 5; kill -KILL $PPID' &
+        wait $!
+        echo $? >killed.status
+        sleep 10
+        sh state >after.killed
+        echo function >{TRACEFS}/current_tracer; {kernel} -- true 2>busy.message; echo $? >busy.status
+        echo nop >{TRACEFS}/current_tracer"""
+    print(boot(script, folder, DEVICES, limit=600))
+    return folder
+
+
+def recorded(trace: mmiotap.Trace) -> list[Access]:
+    table = trace.events(columns=["kind", "offset", "width", "value"])
+    return [
+        Access(row["kind"], row["offset"], row["width"], row["value"])
+        for row in table.to_pylist()
+        if row["kind"] in ("read", "write")
+    ]
+
+
+def test_the_trace_is_what_qemu_saw(folder: Path) -> None:
+    trace = mmiotap.open(folder / "compared.mmiotap")
+    assert (folder / "compared.status").read_text() == "0\n"
+    assert (trace.state, trace.lost) == ("finished", 0)
+    got = recorded(trace)
+    assert len(got) > 5_000
+    log = accesses(folder, "e1000-mmio", 128 * 1024)
+    assert log[: len(got)] == got
+
+
+def test_the_export_is_what_the_kernel_prints(folder: Path) -> None:
+    trace = mmiotap.open(folder / "compared.mmiotap")
+    out = io.BytesIO()
+    formats.write("mmiotrace", trace.batches(), trace, out)
+    header = (folder / "header").read_bytes()
+    lines = (folder / "kernel.txt").read_bytes().splitlines(keepends=True)
+    assert header.startswith(b"VERSION 20070824\nPCIDEV ")
+    assert out.getvalue() == header + b"".join(line for line in lines if not line.startswith(b"#"))
+
+
+def test_who_and_what_is_known(folder: Path) -> None:
+    trace = mmiotap.open(folder / "compared.mmiotap")
+    (mapping,) = {(one.device, one.bar, one.length) for one in trace.mappings}
+    assert mapping[1:] == (0, 128 * 1024)
+    device = next(one for one in trace.info["pci_devices"] if one["vendor"] == 0x8086 and one["device"] == 0x100E)
+    assert mapping[0] == f"{device['domain']:04x}:{device['address']}"
+    assert trace.info["drivers"] == {mapping[0]: "e1000"}
+    rows = trace.events(columns=["kind", "cpu", "tid", "text", "time_ns"]).to_pylist()
+    assert [row["text"] for row in rows if row["kind"] == "mark"] == ["a mark of somebody else"]
+    assert {row["cpu"] for row in rows} == {0}
+    assert len({row["tid"] for row in rows if row["kind"] in ("read", "write")}) > 1
+    # CLOCK_MONOTONIC, as the recorder's own.
+    assert trace.info["start_mono_ns"] < rows[0]["time_ns"] < trace.info["start_mono_ns"] + 600 * 10**9
+
+
+def test_losses_add_up_with_the_kernels_count(folder: Path) -> None:
+    assert (folder / "overflow.status").read_text() == "0\n"
+    stats = [line.split(": ") for line in (folder / "overflow.stats").read_text().splitlines()]
+    overrun = sum(int(number) for name, number in stats if name == "overrun")
+    entries = sum(int(number) for name, number in stats if name == "entries")
+    trace = mmiotap.open(folder / "overflow.mmiotap")
+    rows = trace.events().to_pylist()
+    losses = [place for place, row in enumerate(rows) if row["kind"] == "lost"]
+    assert overrun > 1000
+    assert sum(rows[place]["value"] for place in losses) == trace.lost == overrun
+    assert len(rows) - len(losses) == entries
+    # In its place: what is left is the end of what QEMU saw, behind the loss.
+    assert all(rows[place]["text"] != SOMEWHERE and rows[place]["cpu"] == 0 for place in losses)
+    assert losses == [0]
+
+
+@pytest.mark.parametrize("ended", ["compared", "overflow", "killed"])
+def test_everything_is_as_before(folder: Path, ended: str) -> None:
+    before = (folder / "before").read_text()
+    assert "current_tracer:nop" in before
+    assert "online 0-1" in before
+    assert "[boot]" in before
+    assert (folder / f"after.{ended}").read_text() == before
+
+
+def test_what_a_killed_recorder_leaves_is_a_trace(folder: Path) -> None:
+    assert (folder / "killed.status").read_text() == "137\n"
+    trace = mmiotap.open(folder / "killed.mmiotap")
+    assert trace.state == "incomplete"
+    assert trace.count > 1_000
+    assert mmiotap.open(folder / "killed.mmiotap").mappings
+
+
+def test_a_tracer_that_is_in_use_is_named(folder: Path) -> None:
+    assert (folder / "busy.status").read_text() == "1\n"
+    assert "the tracer function is in use" in (folder / "busy.message").read_text()
+    assert json.loads((folder / "compared.mmiotap" / "trace.json").read_text())["source"] == "kernel"

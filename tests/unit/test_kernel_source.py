@@ -1,0 +1,100 @@
+"""What `mmiotap kernel` reads of a machine, and what it says where it cannot work. The rest is tested in a guest."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmiotap.formats.pci import PciDevice, place
+from mmiotap.sources.kernel import checks, inventory, memory
+from mmiotap.sources.kernel.tracefs import Tracefs
+from mmiotap.trace.errors import MmiotapError
+
+#: An e1000, as sysfs has it.
+RESOURCE = """\
+0x00000000feba0000 0x00000000febbffff 0x0000000000040200
+0x000000000000c201 0x000000000000c23f 0x0000000000040101
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x00000000feb80000 0x00000000feb9ffff 0x0000000000046200
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    folder = tmp_path / "sys/bus/pci/devices/0001:00:0a.0"
+    folder.mkdir(parents=True)
+    for name, text in {"vendor": "0x8086\n", "device": "0x100e\n", "irq": "22\n", "resource": RESOURCE}.items():
+        (folder / name).write_text(text)
+    (tmp_path / "e1000").mkdir()
+    (folder / "driver").symlink_to(tmp_path / "e1000")
+    return tmp_path
+
+
+def test_devices_are_those_of_sysfs(machine: Path) -> None:
+    (device,) = inventory.devices(machine)
+    assert device.name == "0001:00:0a.0"
+    assert device.driver == "e1000"
+    assert device.to_line() == ("PCIDEV 0050 8086100e 16 feba0000 c201 0 0 0 0 feb80000 20000 3f 0 0 0 0 20000 e1000")
+    assert PciDevice.from_json(device.to_json()) == device
+    assert place(0xFEBA0100, [device]) == ("0001:00:0a.0/BAR0+0x100", "0001:00:0a.0", 0)
+    assert place(0xC210, [device]) == ("0xc210", None, None)
+
+
+def test_only_root_may() -> None:
+    script = "import os; from mmiotap.sources.kernel.checks import check; os.geteuid() or os.setuid(65534); check()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert "only root may trace the kernel" in done.stderr
+
+
+def test_a_kernel_that_was_booted_without_is_named(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cmdline").write_text("quiet mmiotrace.trace_pc=1\n")
+    checks.check_trace_pc(tmp_path)
+    (tmp_path / "proc/cmdline").write_text("quiet mmiotrace.trace_pc=0\n")
+    with pytest.raises(MmiotapError, match=r"booted with mmiotrace.trace_pc=1$"):
+        checks.check_trace_pc(tmp_path)
+
+
+def test_lockdown_is_named(tmp_path: Path) -> None:
+    refused = PermissionError(errno.EPERM, "Operation not permitted", "current_tracer")
+    assert "container" in checks.refusal(refused, tmp_path)
+    folder = tmp_path / "sys/kernel/security"
+    folder.mkdir(parents=True)
+    (folder / "lockdown").write_text("[none] integrity confidentiality\n")
+    assert "container" in checks.refusal(refused, tmp_path)
+    (folder / "lockdown").write_text("none integrity [confidentiality]\n")
+    assert "locked down (confidentiality)" in checks.refusal(refused, tmp_path)
+    assert "trace_pipe" in checks.refusal(OSError(errno.EBUSY, "busy", "current_tracer"), tmp_path)
+
+
+def test_losses_and_sizes_are_those_of_all_cpus(tmp_path: Path) -> None:
+    for cpu, lost in enumerate((3, 40)):
+        folder = tmp_path / f"per_cpu/cpu{cpu}"
+        folder.mkdir(parents=True)
+        (folder / "stats").write_text(
+            f"entries: 9\noverrun: {lost}\ncommit overrun: 100\nbytes: 7\ndropped events: 1000\n"
+        )
+        (folder / "buffer_size_kb").write_text(("3000\n", "7 (expanded: 1408)\n")[cpu])
+    tracefs = Tracefs(tmp_path)
+    assert tracefs.cpus() == [0, 1]
+    assert tracefs.lost() == 2243
+    assert [tracefs.buffer_kb(cpu) for cpu in (0, 1)] == [3000, 1408]
+
+
+def test_a_crowded_buffer_grows(tmp_path: Path) -> None:
+    (tmp_path / "per_cpu/cpu0").mkdir(parents=True)
+    size = tmp_path / "per_cpu/cpu0/buffer_size_kb"
+    size.write_text("64\n")
+    memory.grow(Tracefs(tmp_path), 0, 32 << 10)
+    assert size.read_text() == "64\n"
+    memory.grow(Tracefs(tmp_path), 0, (32 << 10) + 1)
+    assert size.read_text() == "128"
+    whole = memory.available()
+    size.write_text(f"{whole >> 10}\n")
+    memory.grow(Tracefs(tmp_path), 0, whole)
+    assert size.read_text() == f"{whole >> 10}\n"
