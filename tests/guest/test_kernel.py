@@ -64,17 +64,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         echo 3000 >{TRACEFS}/buffer_size_kb
         echo boot >{TRACEFS}/trace_clock
         sh state >before
-        {kernel} -o compared.mmiotap -- sh compared; echo $? >compared.status
+        {kernel} -o /dev/shm/compared.mmiotap -- sh compared; echo $? >compared.status
         sh state >after.compared
-        {kernel} -o overflow.mmiotap --buffer 32K -- sh overflowing; echo $? >overflow.status
+        {kernel} -o /dev/shm/overflow.mmiotap --buffer 32K -- sh overflowing; echo $? >overflow.status
         sh state >after.overflow
-        {kernel} -o killed.mmiotap -- sh -c 'sh use; sleep 5; kill -KILL $PPID' &
+        {kernel} -o /dev/shm/killed.mmiotap -- sh -c 'sh use; sleep 5; kill -KILL $PPID' &
         wait $!
         echo $? >killed.status
         sleep 10
         sh state >after.killed
         echo function >{TRACEFS}/current_tracer; {kernel} -- true 2>busy.message; echo $? >busy.status
-        echo nop >{TRACEFS}/current_tracer"""
+        echo nop >{TRACEFS}/current_tracer
+        cp -r /dev/shm/*.mmiotap ."""
     print(boot(script, folder, DEVICES, limit=600))
     return folder
 

@@ -37,7 +37,7 @@ def import_log(raw: BinaryIO, name: str, path: Path, *, force: bool = False) -> 
 
 def load(log: Log, writer: Writer) -> Ending:
     """The importer (:mod:`mmiotap.formats.importing`)."""
-    reader = _Reader(log.name)
+    reader = Reader(log.name)
     for text in blocks(log):
         writer.append(reader.table(text))
     writer.add_mappings(reader.mappings)
@@ -58,7 +58,7 @@ def recognises(head: bytes) -> bool:
 
 
 @dataclass
-class _Reader:
+class Reader:
     """Goes through a log block by block and knows what earlier lines said."""
 
     name: str

@@ -20,6 +20,7 @@ from mmiotap.trace import store
 from mmiotap.trace.errors import MmiotapError
 
 if TYPE_CHECKING:
+    from mmiotap.sources.kernel.pipes import Pipe
     from mmiotap.sources.kernel.trace import KernelTrace
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -56,11 +57,20 @@ def record(
     watchdog = Watchdog(Before.now(tracefs), tracefs)
     try:
         _set_tracer(tracefs, buffer)
-        from mmiotap.sources.kernel.trace import KernelTrace  # numpy and pyarrow have threads: after the fork
+        # Not before the fork: numpy and pyarrow have threads.
+        from mmiotap.sources.kernel.pipes import Pages, Text
+        from mmiotap.sources.kernel.trace import KernelTrace
+
+        pipe: Pipe
+        try:
+            pipe = Pages(tracefs, devices)
+        except (MmiotapError, OSError) as error:
+            report(f"trace_pipe_raw cannot be had ({error}): read as text, so without nanoseconds, CPUs and tasks")
+            pipe = Text(tracefs, devices)
 
         settings = {"buffer": buffer, "trace_pc": trace_pc}
         info = start_info(command, settings, "kernel", time.monotonic_ns())
-        with KernelTrace(tracefs, folder, info, devices, force=force) as trace, trace.controlled():
+        with KernelTrace(tracefs, pipe, folder, info, devices, force=force) as trace, trace.controlled():
             with _running(program, command) as running:
                 started = time.monotonic()
                 _follow(trace, running, on_progress)

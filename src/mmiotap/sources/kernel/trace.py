@@ -9,12 +9,12 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from mmiotap.formats.ftrace.events import NAMES, Decoder, lost_somewhere
-from mmiotap.formats.ftrace.fields import Formats
+from mmiotap.formats.ftrace.events import lost_somewhere
+from mmiotap.formats.mmiotrace_lines import VERSION
 from mmiotap.formats.pci import PciDevice
 from mmiotap.sources import control
-from mmiotap.sources.kernel import inventory, memory
-from mmiotap.sources.kernel.pipes import Pipes
+from mmiotap.sources.kernel import inventory
+from mmiotap.sources.kernel.pipes import Pipe
 from mmiotap.sources.kernel.tracefs import Tracefs
 from mmiotap.sources.recording import RecordResult
 from mmiotap.trace.errors import DiskError, MmiotapError
@@ -34,17 +34,23 @@ class KernelTrace:
     """
 
     def __init__(
-        self, tracefs: Tracefs, folder: Path, info: dict[str, Any], devices: list[PciDevice], *, force: bool
+        self,
+        tracefs: Tracefs,
+        pipe: Pipe,
+        folder: Path,
+        info: dict[str, Any],
+        devices: list[PciDevice],
+        *,
+        force: bool,
     ) -> None:
         self.lost = 0
         self.events = 0
         self._tracefs = tracefs
-        self._decoder = Decoder(Formats.read(tracefs.path, NAMES), devices)
+        self._pipe = pipe
         self._writer = TraceWriter.create(folder, info, force=force)
         self._writer.update(
-            pci_devices=[device.to_json() for device in devices], mmiotrace={"version": "20070824", "lspci": []}
+            pci_devices=[device.to_json() for device in devices], mmiotrace={"version": VERSION, "lspci": []}
         )
-        self._pipes = Pipes(tracefs, self._decoder.formats.page.size)
         self._waiting: list[pa.Table] = []
         self._since = time.monotonic()
         self._mappings = 0
@@ -58,7 +64,7 @@ class KernelTrace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pipes.close()
+        self._pipe.close()
 
     @contextmanager
     def controlled(self) -> Iterator[None]:
@@ -75,17 +81,14 @@ class KernelTrace:
 
     def read(self) -> bool:
         """Take what the kernel has. False: there was nothing."""
-        found = self._pipes.read()
-        for cpu, data in found.items():
-            memory.grow(self._tracefs, cpu, len(data))
-        if found:
-            table = self._decoder.table(found.items(), "trace_pipe_raw")
+        table = self._pipe.read()
+        if table is not None:
             self._note(table)
             self._waiting.append(table)
         waiting = sum(table.num_rows for table in self._waiting)
         if waiting >= _PART_EVENTS or (waiting and time.monotonic() - self._since > _PART_SECONDS):
             self._write()
-        return bool(found)
+        return table is not None
 
     def drain(self) -> None:
         """Stop the kernel, and take all that it has."""
@@ -117,7 +120,7 @@ class KernelTrace:
             path=self._writer.dir.path,
             events=self._writer.events,
             lost=self.lost,
-            mappings=len(self._decoder.mappings),
+            mappings=len(self._pipe.mappings),
             threads=len(self._tasks),
             seconds=seconds,
             status=status,
@@ -134,7 +137,7 @@ class KernelTrace:
         for tid in table["tid"].unique().to_pylist():
             if tid and tid not in self._tasks:
                 self._tasks[tid] = _task(tid)
-        mapped = {one.device for one in self._decoder.mappings[self._mappings :]} - {None, *self._drivers}
+        mapped = {one.device for one in self._pipe.mappings[self._mappings :]} - {None, *self._drivers}
         if mapped:
             self._drivers |= {one.name: one.driver for one in inventory.devices() if one.name in mapped and one.driver}
 
@@ -142,7 +145,7 @@ class KernelTrace:
         tables, self._waiting, self._since = self._waiting, [], time.monotonic()
         if not tables:
             return
-        new = self._decoder.mappings[self._mappings :]
+        new = self._pipe.mappings[self._mappings :]
         self._mappings += len(new)
         table = pa.concat_tables(tables)
         if self._trouble is None:
