@@ -72,9 +72,10 @@ def _cat(tracefs: Tracefs) -> None:
 def _mmiotap(tracefs: Tracefs) -> None:
     devices = inventory.devices()
     pipe = Pages(tracefs, devices)
-    with KernelTrace(tracefs, pipe, _FOLDER / "kernel.mmiotap", {"format": 1}, devices, force=True) as trace:
-        trace.drain()
-        trace.finish(None, 0)
+    trace = KernelTrace(tracefs, pipe, _FOLDER / "kernel.mmiotap", {"format": 1}, devices, force=True)
+    trace.drain()
+    trace.finish(None, 0)
+    pipe.close()
 
 
 def _cpu_seconds() -> float:

@@ -1,16 +1,26 @@
 """What `mmiotap kernel` reads of a machine, and what it says where it cannot work. The rest is tested in a guest."""
 
 import errno
+import io
+import lzma
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from mmiotap import formats
 from mmiotap.formats.pci import PciDevice, place
+from mmiotap.sources import control
 from mmiotap.sources.kernel import checks, inventory, memory
+from mmiotap.sources.kernel.pipes import Pages, Text
+from mmiotap.sources.kernel.trace import KernelTrace
 from mmiotap.sources.kernel.tracefs import Tracefs
 from mmiotap.trace.errors import MmiotapError
+from mmiotap.trace.reader import open_trace
+
+DATA = Path(__file__).parent.parent / "data"
 
 #: An e1000, as sysfs has it.
 RESOURCE = """\
@@ -98,3 +108,63 @@ def test_a_crowded_buffer_grows(tmp_path: Path) -> None:
     size.write_text(f"{whole >> 10}\n")
     memory.grow(Tracefs(tmp_path), 0, whole)
     assert size.read_text() == f"{whole >> 10}\n"
+
+
+@pytest.fixture
+def tracefs(tmp_path: Path) -> Tracefs:
+    """Files of a tracefs whose one CPU has the pages of a real kernel waiting."""
+    header, *events = (DATA / "ftrace-formats.txt").read_text().split("name: ")
+    cpu = tmp_path / "per_cpu/cpu0"
+    cpu.mkdir(parents=True)
+    for event in events:
+        folder = tmp_path / "events/ftrace" / event.split()[0]
+        folder.mkdir(parents=True)
+        (folder / "format").write_text(f"name: {event}")
+    (tmp_path / "events/header_page").write_text(header)
+    (cpu / "trace_pipe_raw").write_bytes(lzma.decompress((DATA / "ftrace-e1000.raw.xz").read_bytes()))
+    (cpu / "stats").write_text("entries: 0\noverrun: 7\n")
+    (cpu / "buffer_size_kb").write_text("4096\n")
+    (tmp_path / "tracing_on").write_text("1\n")
+    return Tracefs(tmp_path)
+
+
+def test_what_is_drained_is_exported_as_the_kernel_prints_it(tracefs: Tracefs, tmp_path: Path) -> None:
+    folder = tmp_path / "trace"
+    with closing(Pages(tracefs, [])) as pipe:
+        recording = KernelTrace(tracefs, pipe, folder, {"format": 1, "source": "kernel"}, [], force=False)
+        with recording.controlled():
+            assert control.request(str(folder), {"do": "status"})["enabled"]
+            control.request(str(folder), {"do": "mark", "text": "hello"})
+            recording.drain()
+        result = recording.finish(0, 1.0)
+    assert tracefs.read("tracing_on") == "0"
+    assert tracefs.read("trace_marker") == "hello"
+    assert (result.events, result.mappings, result.lost) == (11956, 1, 7)
+    trace = open_trace(folder)
+    assert (trace.state, trace.count, trace.lost, len(trace.mappings)) == ("finished", 11956, 7, 1)
+    out = io.BytesIO()
+    formats.write("mmiotrace", trace.batches(), trace, out)
+    printed = lzma.decompress((DATA / "ftrace-e1000.txt.xz").read_bytes()).splitlines(keepends=True)
+    lines = [line for line in printed if not line.startswith(b"#")]
+    # What the kernel counted and has no place for is at the end.
+    assert out.getvalue() == b"VERSION 20070824\n" + b"".join(lines) + b"MARK 0.000000 Lost 7 events.\n"
+
+
+def test_text_has_the_same_events(tracefs: Tracefs, tmp_path: Path) -> None:
+    text = lzma.decompress((DATA / "ftrace-e1000.txt.xz").read_bytes())
+    # As trace_pipe has it: a loss where it was, and once more in a sum.
+    lines = text.split(b"\n")
+    at = len(lines) // 2
+    lost = [b"CPU:0 [LOST 7 EVENTS]", b"MARK 0.000000 Lost 7 events."]
+    (tracefs.path / "trace_pipe").write_bytes(b"VERSION 20070824\n" + b"\n".join([*lines[:at], *lost, *lines[at:]]))
+    with closing(Text(tracefs, [])) as pipe:
+        recording = KernelTrace(tracefs, pipe, tmp_path / "trace", {"format": 1}, [], force=False)
+        recording.drain()
+        result = recording.finish(0, 1.0)
+    assert (result.events, result.mappings, result.lost) == (11956, 1, 7)
+
+
+def test_pages_that_are_not_known_are_not_read(tracefs: Tracefs) -> None:
+    (tracefs.path / "events/header_page").write_text("unknown\n")
+    with pytest.raises(MmiotapError, match="no description of a page"):
+        Pages(tracefs, [])

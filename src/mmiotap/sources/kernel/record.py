@@ -1,11 +1,12 @@
 """Record what drivers in the kernel do: set the tracer, read while a command runs, drain, put everything back."""
 
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -70,11 +71,15 @@ def record(
 
         settings = {"buffer": buffer, "trace_pc": trace_pc}
         info = start_info(command, settings, "kernel", time.monotonic_ns())
-        with KernelTrace(tracefs, pipe, folder, info, devices, force=force) as trace, trace.controlled():
-            with _running(program, command) as running:
+        with closing(pipe):
+            trace = KernelTrace(tracefs, pipe, folder, info, devices, force=force)
+            with trace.controlled(), _running(program, command) as running:
                 started = time.monotonic()
                 _follow(trace, running, on_progress)
-            return trace.finish(running.exit_code, time.monotonic() - started)
+                return trace.finish(running.exit_code, time.monotonic() - started)
+    except launch.NotStartedError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         watchdog.restore()
 

@@ -4,8 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,7 +27,7 @@ _PART_SECONDS = 2.0
 
 
 class KernelTrace:
-    """Reads the kernel's buffers into a new trace; to be left before the tracer is changed.
+    """Reads the kernel's buffers into a new trace.
 
     Invariant: when the trace cannot be written, that is noted in ``_trouble``, and the kernel is read on.
     """
@@ -57,14 +56,6 @@ class KernelTrace:
         self._drivers: dict[str, str] = {}
         self._tasks: dict[int, Process] = {}
         self._trouble: str | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pipe.close()
 
     @contextmanager
     def controlled(self) -> Iterator[None]:
