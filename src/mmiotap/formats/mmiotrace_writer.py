@@ -45,13 +45,15 @@ class _Lines:
         # The kernel has no thread in its lines (pid is always 0); a log that was imported keeps what it had.
         self._imported = trace.info.get("source") == "mmiotrace"
         self._from_kernel = trace.info.get("source") == "kernel"
+        # The kernel rounds what it prints.
+        self._round_ns = 500 if self._from_kernel else 0
 
     def of(self, table: pa.Table) -> Iterator[str]:
         columns = [table[name].to_pylist() for name in _COLUMNS]
         for time_ns, kind, width, map_id, offset, value, data, pc, pid, tid, cpu, flags, text in zip(
             *columns, strict=True
         ):
-            micros = (time_ns + 500) // 1000  # as the kernel rounds
+            micros = (time_ns + self._round_ns) // 1000
             time = f"{micros // 1_000_000}.{micros % 1_000_000:06d}"
             tail = f"{pc:#x} {pid if self._imported else 0 if self._from_kernel else tid}\n"
             if kind in _LETTER:
