@@ -5,6 +5,7 @@ import io
 import lzma
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -168,3 +169,27 @@ def test_pages_that_are_not_known_are_not_read(tracefs: Tracefs) -> None:
     (tracefs.path / "events/header_page").write_text("unknown\n")
     with pytest.raises(MmiotapError, match="no description of a page"):
         Pages(tracefs, [])
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "dog.restore()"])
+def test_everything_is_put_back_however_the_recorder_ends(tracefs: Tracefs, end: str) -> None:
+    """The watchdog is a process of its own; it is asked for nothing when the recorder dies of SIGKILL."""
+    (tracefs.path / "options").mkdir()
+    script = f"""
+import os
+from mmiotap.sources.kernel.before import Before
+from mmiotap.sources.kernel.tracefs import Tracefs
+from mmiotap.sources.kernel.watchdog import Watchdog
+tracefs = Tracefs(__import__("pathlib").Path({str(tracefs.path)!r}))
+dog = Watchdog(Before("boot", {{0: 3000}}, {{"options/overwrite": "0", "tracing_on": "1"}}, []), tracefs)
+for name in ("current_tracer", "trace_clock", "per_cpu/cpu0/buffer_size_kb", "options/overwrite", "tracing_on"):
+    tracefs.write(name, "changed")
+{end}
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
+    assert done.returncode in (0, -9)
+    until = time.monotonic() + 30
+    while tracefs.read("tracing_on") != "1" and time.monotonic() < until:  # what is put back last
+        time.sleep(0.05)
+    names = ("current_tracer", "trace_clock", "per_cpu/cpu0/buffer_size_kb", "options/overwrite", "tracing_on")
+    assert [tracefs.read(name) for name in names] == ["nop", "boot", "3000", "0", "1"]
