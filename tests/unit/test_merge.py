@@ -82,6 +82,15 @@ def test_ids_are_kept_apart(tmp_path: Path) -> None:
     assert [(one["map_id"], one["pid"]) for one in told] == [(3, 100), (5, 100 + bases["c"]), (7, 100 + bases["d"])]
 
 
+def test_a_program_is_the_same_by_the_name_of_its_task(tmp_path: Path) -> None:
+    """The kernel knows the start of its name, the agent where it lies."""
+    long = [Process(100, 1, "/usr/bin/a-driver-of-many-words")]
+    a = write_trace(tmp_path / "a", KERNEL, processes=[Process(100, 0, "a-driver-of-man")], **BOOT)
+    b = write_trace(tmp_path / "b", AGENT, processes=long, **BOOT)
+    merged(tmp_path, a, b)
+    assert [one["pid_base"] for one in open_trace(tmp_path / "c.mmiotap").info["sources"]] == [0, 0]
+
+
 def test_what_is_merged_can_be_taken_apart_again(tmp_path: Path) -> None:
     a = write_trace(tmp_path / "a", KERNEL, **BOOT)
     b = write_trace(tmp_path / "b", AGENT, **BOOT)

@@ -212,8 +212,13 @@ def _one_machine(others: Sequence[Trace], trace: Trace) -> bool:
     """Whether the same id is the same process in all of them, as far as they know."""
     if not clocks.same_boot(others[0].info, trace.info):
         return False
-    programs = {one.pid: one.executable for other in others for one in other.processes}
-    return all(programs.get(one.pid, one.executable) == one.executable for one in trace.processes)
+    programs = {one.pid: _program(one.executable) for other in others for one in other.processes}
+    return all(programs.get(one.pid, _program(one.executable)) == _program(one.executable) for one in trace.processes)
+
+
+def _program(executable: str) -> str:
+    """As the kernel calls its task: 15 characters, without folders (TASK_COMM_LEN, include/linux/sched.h)."""
+    return executable.rpartition("/")[2][:15]
 
 
 def _names(path: Path) -> Iterator[str]:
