@@ -5,7 +5,7 @@ import sys
 
 NAMES = (
     "trap", "patched", "punned", "untouched", "race", "observe", "hooks", "store", "startup", "import_mmiotrace",
-    "others", "outside", "kernel",
+    "others", "outside",
 )  # fmt: skip
 
 

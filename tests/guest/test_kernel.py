@@ -18,8 +18,8 @@ DEVICES = ["-netdev user,id=n0", "-device e1000,netdev=n0,romfile="]
 #: Bytes of its BAR 0.
 BAR = 128 * 1024
 TRACEFS = "/sys/kernel/tracing"
-#: What a machine looks like that traces nothing; takes what was recorded out of the guest's memory, but for the socket that
-#: a killed recorder leaves, which 9p refuses together with all that comes after it.
+#: What a machine looks like that traces nothing. Takes what was recorded out of the guest's memory, but for the socket
+#: that a killed recorder leaves, which 9p refuses together with all that comes after it.
 STATE = f"""
     rm -f /dev/shm/*.mmiotap/live/control
     cp -r /dev/shm/*.mmiotap . 2>/dev/null
