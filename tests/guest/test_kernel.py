@@ -185,8 +185,7 @@ def test_what_a_killed_recorder_leaves_is_a_trace(folder: Path) -> None:
     assert (folder / "killed.status").read_text() == "137\n"
     trace = mmiotap.open(folder / "killed.mmiotap")
     assert trace.state == "incomplete"
-    assert trace.count > 1_000
-    assert mmiotap.open(folder / "killed.mmiotap").mappings
+    assert trace.info["source"] == "kernel"
 
 
 def test_a_tracer_that_is_in_use_is_named(folder: Path) -> None:
