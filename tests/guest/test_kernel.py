@@ -85,6 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         echo $? >killed.status
         sleep 10
         sh state >after.killed
+        echo kernel_halt >{TRACEFS}/set_ftrace_filter
         echo function >{TRACEFS}/current_tracer; {kernel} -- true 2>busy.message; echo $? >busy.status
         echo nop >{TRACEFS}/current_tracer"""
     print(boot(script, folder, DEVICES, limit=1500))
