@@ -32,7 +32,7 @@ _HEAD = re.compile(
     rb"(?:\([ \t]{0,20}(?P<tgid>\d{1,9}|-{1,9})\)[ \t]{1,40})?"
     rb"\[(?P<cpu>\d{1,4})\][ \t]{1,40}(?:[^ \t]{3,12}[ \t]{1,40})?"
     rb"(?P<seconds>\d{1,9})\.(?P<fraction>\d{6}|\d{9}):[ \t]{1,40}(?:\d{1,19}[ \t]{1,40})?(?:[a-z]{1,16}:)?"
-    rb"(?P<event>kvm_mmio|rwmmio_\w{4,10}):[ \t]{0,40}(?P<rest>.*)"
+    rb"(?P<event>kvm_mmio|rwmmio_(?:post_)?(?:read|write)):[ \t]{0,40}(?P<rest>.*)"
 )
 _KVM = re.compile(
     rb"mmio (?P<what>unsatisfied-read|read|write) len (?P<width>\d{1,3}) gpa 0x(?P<address>[0-9a-f]{1,16}) "

@@ -65,7 +65,11 @@ class Decoder:
             raise MmiotapError(f"this kernel has no events {', '.join(missing)}: it was built without CONFIG_MMIOTRACE")
         self._rw = _dtype(self.formats.events["mmiotrace_rw"], _RW)
         self._map = _dtype(self.formats.events["mmiotrace_map"], _MAP)
-        self._print = self.formats.events["print"].fields["buf"].offset
+        printed = self.formats.events["print"]
+        self._printed_common = _dtype(printed, _COMMON)
+        if "buf" not in printed.fields:
+            raise MmiotapError("events print of this kernel have no field 'buf'")
+        self._print = printed.fields["buf"].offset
 
     def table(self, parts: Iterable[tuple[int, bytes]], name: str) -> pa.Table:
         """Rows of whole pages of some CPUs, in the order of their time. ``name`` is what messages call the pages.
@@ -184,7 +188,7 @@ class Decoder:
 
     def _printed(self, records: Records) -> list[dict[str, Any]]:
         event = self.formats.events["print"]
-        found = _gather(records, event, _dtype(event, _COMMON))
+        found = _gather(records, event, self._printed_common)
         rows = []
         for record, where in zip(found["record"], found["where"].tolist(), strict=True):
             start = int(records.start[where])
