@@ -78,3 +78,57 @@ def test_nothing_is_patched(compile_c: Compile, mmiotap: Run) -> None:
     sites = recorded(mmiotap, compile_c(DRIVER, "driver"))
     assert known(sites) == EXPECTED
     assert {(site["state"], site["reason"], site["patched"]) for site in sites.values()} == {("seen", "disabled", 0)}
+
+
+#: A store of three bytes before a load of two, which are a part of the only jumps that the store can have; where those
+#: lead, the program has mappings. Once the load is a jump, other bytes are behind the store.
+NEIGHBOURS = r"""
+#include <fcntl.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+uint32_t both(volatile uint32_t *device, uint32_t value);
+extern const char store[];
+__asm__(".globl both, store, load\n"
+        ".type both, @function; .type store, @function; .type load, @function\n"
+        "both: mov %rdi, %rax\n"
+        "      mov %esi, %ecx\n"
+        "store: .byte 0x89, 0x48, 0x04\n" /* mov [rax+4], ecx */
+        "load: .byte 0x8b, 0x38\n"         /* mov edi, [rax] */
+        "      .byte 0x39, 0xfa\n"         /* cmp edx, edi */
+        "      mov %edi, %eax\n"
+        "      ret\n");
+
+static int take(intptr_t displacement, uintptr_t after, uintptr_t length)
+{
+    void *from = (void *)(((uintptr_t)store + after + displacement) & ~4095ul);
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
+    return mmap(from, length + 4096, PROT_NONE, flags, -1, 0) == MAP_FAILED;
+}
+
+int main(void)
+{
+    if (take(0x388b0000, 5, 65536) || take(0x39388b00, 6, 256))
+        return 2;
+    int file = open("registers", O_RDWR | O_CREAT, 0600);
+    if (ftruncate(file, 4096))
+        return 1;
+    volatile uint32_t *device = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    for (uint32_t i = 0; i < 1000; i++) {
+        if (both(device, i))
+            return 3;
+        getpid();
+    }
+    return device[1] != 999;
+}
+"""
+
+
+@pytest.mark.parametrize("patching", ["1"], indirect=True)
+def test_a_site_without_a_jump_has_one_when_its_neighbour_changes(compile_c: Compile, mmiotap: Run) -> None:
+    sites = recorded(mmiotap, compile_c(NEIGHBOURS, "neighbours"))
+    assert [(sites[name]["bytes"], sites[name]["state"]) for name in ("store", "load")] == [
+        ("894804", "punned"),
+        ("8b38", "punned"),
+    ]

@@ -42,6 +42,8 @@ pub struct Patch {
     fde: *const c_void,
     /// Is the jump in place? Changed under the lock.
     active: AtomicBool,
+    /// Is there no jump for it until the code behind it is another? Changed under the lock.
+    waits: AtomicBool,
     /// The jump that is, or was last, in one word: its bytes and their number. Changed under the lock.
     jump: AtomicU64,
     /// Samples of accesses to ordinary memory, and to regions; see sampled().
@@ -80,10 +82,11 @@ impl Patch {
         self.jump().length.min(self.site.length)
     }
 
-    /// Does its jump, while it is in place, consist of bytes in this range behind its site?
+    /// Does its jump consist of bytes in this range behind its site, or may it, once there is one?
     fn leans_on(&self, start: usize, end: usize) -> bool {
-        let (own, whole) = (self.site.pc + self.site.length, self.site.pc + self.jump().length);
-        self.is_active() && own < end && start < whole
+        let longest = if self.is_active() { self.jump().length } else { jump::LONGEST };
+        let may = self.is_active() || self.waits.load(Ordering::Relaxed);
+        may && self.site.pc + self.site.length < end && start < self.site.pc + longest
     }
 }
 
@@ -179,6 +182,7 @@ fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Pa
         timed,
         fde,
         active: AtomicBool::new(false),
+        waits: AtomicBool::new(false),
         jump: AtomicU64::new(0),
         ordinary: AtomicU32::new(0),
         device: AtomicU32::new(0),
@@ -193,6 +197,7 @@ fn prepare(lock: &Guard, room: &Room, site: &'static Site) -> Result<&'static Pa
 }
 
 fn put_in_place(patch: &'static Patch, jump: Option<Jump>, protocol: u32) -> Result<(), Why> {
+    patch.waits.store(jump.is_none(), Ordering::Relaxed);
     let (site, jump) = (patch.site, jump.ok_or(WHY_NO_TARGET)?);
     patch.set_jump(&jump);
     let changed = patch.changed();
@@ -230,7 +235,8 @@ enum Change {
     Unpatch,
 }
 
-/// Changes a site's code while no punned jump leans on it; those that did are patched anew, for what they lean on is new.
+/// Changes a site's code while no punned jump leans on it; those that did are patched anew, for what they lean on is new. So are
+/// those for which there was no jump with the code that was.
 fn change_with_neighbours(lock: &Guard, room: &Room, patch: &'static Patch, protocol: u32, what: Change) -> Result<(), Why> {
     // From the lowest: nothing leans on it. What has changed meanwhile is no patch any more.
     let mut to_do: Vec<&'static Patch> = Vec::new();
@@ -260,7 +266,7 @@ fn change_with_neighbours(lock: &Guard, room: &Room, patch: &'static Patch, prot
     result
 }
 
-/// The punned sites whose jumps lean on this one's bytes, or on those of one that does; the highest first.
+/// The punned sites whose jumps lean on this one's bytes, or on those of one that does, and those that wait; the highest first.
 fn leaning_on(lock: &Guard, patch: &'static Patch) -> Vec<&'static Patch> {
     let all = all(lock);
     let mut found: Vec<&'static Patch> = Vec::new();
@@ -320,8 +326,11 @@ fn give_all_back(lock: &Guard, protocol: u32) {
     let mut all = all(lock);
     // From the lowest: nothing leans on it.
     all.sort_unstable_by_key(|patch| patch.site.pc);
-    for patch in all.into_iter().filter(|patch| patch.is_active()) {
-        if take_away(patch, protocol).is_ok() {
+    for patch in all {
+        if patch.waits.swap(false, Ordering::Relaxed) {
+            patch.site.hits.store(0, Ordering::Relaxed);
+        }
+        if patch.is_active() && take_away(patch, protocol).is_ok() {
             patch.site.hits.store(0, Ordering::Relaxed);
             tell(patch.site, SITE_BACK, WHY_DISABLED);
         }
