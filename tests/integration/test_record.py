@@ -1,5 +1,6 @@
 """``mmiotap record``: real programs, from the command line to the rows of the trace."""
 
+import importlib.util
 import os
 import pty
 import re
@@ -94,6 +95,18 @@ def test_every_access_of_a_small_driver(compile_c: Compile, mmiotap: Run, regist
     assert set(table["map_id"].to_pylist()) == {1}
     assert not (tmp_path / "trace" / "live").exists()
     assert (tmp_path / "trace").stat().st_mode & 0o777 == 0o700
+
+
+def test_recording_leaves_pandas_alone(
+    compile_c: Compile, mmiotap: Run, registers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert importlib.util.find_spec("pandas")  # pyarrow imports it at the first occasion: half a second
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    result = mmiotap("record", "-q", "-o", "t", "--map", registers, "--", compile_c(DEVICE, "device"), registers)
+    assert result.status == 7
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "pyarrow.lib" in imported
+    assert "pandas" not in imported
 
 
 def test_the_next_command_that_is_named_works(compile_c: Compile, run: Run, registers: Path, tmp_path: Path) -> None:

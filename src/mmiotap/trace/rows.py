@@ -4,7 +4,7 @@ import json
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from mmiotap.trace import layout
 from mmiotap.trace.arena import Chunk, SegmentHeader
+from mmiotap.trace.arrays import Column, numbers, texts
 from mmiotap.trace.model import SITE_REASONS, SITE_STATES, Mapping, Module, Process, Site
 from mmiotap.trace.schema import EVENTS, KINDS
 from mmiotap.trace.sysfs import locate
@@ -36,14 +37,11 @@ FIELDS = np.dtype(
 #: slow and forgets the bytes that no field names.)
 Rows = npt.NDArray[np.uint64]
 
-#: An array of pyarrow.
-Column: TypeAlias = "pa.Array[Any]"
-
 #: Segments in a part, at most: 512 × 1023 rows.
 PART_SEGMENTS = 512
 
 #: What the ``kind`` column says, by the code that it stores; and the code of each kind of row.
-_WORDS = pa.array(list(KINDS.values()))
+_WORDS = texts(list(KINDS.values()))
 #: Negative: no event.
 _CODE_OF_KIND = np.full(256, -1, np.int8)
 _CODE_OF_KIND[list(KINDS)] = np.arange(len(KINDS))
@@ -220,12 +218,12 @@ def convert(chunks: Sequence[Chunk], mappings: dict[int, Mapping], scratch: Scra
     others = special[np.isin(kinds[special], _ABOUT_THE_PROCESS)]
     marks = special[kinds[special] == layout.MARK]
     with_data = special[(rows["extra_rows"][special] != 0) & np.isin(kinds[special], _HAVE_DATA)]
-    found = Found(EVENTS.empty_table())
+    found = Found(pa.Table.from_batches([], EVENTS))
     blocks = _joined(chunks) if len(others) + len(marks) + len(with_data) else _joined([])
     lengths = [len(chunk.rows) for chunk in chunks]
     pids = np.repeat(np.array([chunk.header.pid for chunk in chunks], np.int32), lengths)
     tids = np.repeat(np.array([chunk.header.tid for chunk in chunks], np.int32), lengths)
-    texts = _read_others(blocks, others, pids, mappings, found)
+    spoken = _read_others(blocks, others, pids, mappings, found)
 
     codes = _CODE_OF_KIND[kinds]
     order = np.flatnonzero(starts & (codes >= 0))
@@ -233,19 +231,19 @@ def convert(chunks: Sequence[Chunk], mappings: dict[int, Mapping], scratch: Scra
     if np.any(times[1:] < times[:-1]):
         order = order[np.argsort(times, kind="stable")]
     duration = scratch.take("sorted duration_ns", rows["duration_ns"], order)
-    columns = {name: scratch.take(f"sorted {name}", rows[name], order) for name in _PLAIN} | {
-        "duration_ns": pa.array(duration, mask=duration == layout.NO_DURATION),
-        "kind": pa.DictionaryArray.from_arrays(codes[order], _WORDS),
+    columns = {name: numbers(scratch.take(f"sorted {name}", rows[name], order)) for name in _PLAIN} | {
+        "duration_ns": numbers(duration, duration == layout.NO_DURATION),
+        "kind": pa.DictionaryArray.from_arrays(numbers(codes[order]), _WORDS),
         "data": _placed(_extras(blocks, with_data), with_data, order),
-        "pid": scratch.take("sorted pid", pids, order),
-        "tid": scratch.take("sorted tid", tids, order),
+        "pid": numbers(scratch.take("sorted pid", pids, order)),
+        "tid": numbers(scratch.take("sorted tid", tids, order)),
         "text": _placed(
-            pa.concat_arrays([_as_text(_extras(blocks, marks)), pa.array(list(texts.values()), pa.string())]),
-            np.concatenate([marks, np.array(list(texts), np.intp)]),
+            pa.concat_arrays([_as_text(_extras(blocks, marks)), texts(list(spoken.values()))]),
+            np.concatenate([marks, np.array(list(spoken), np.intp)]),
             order,
         ),
     }
-    found.events = pa.table([pa.array(columns[name]) for name in EVENTS.names], schema=EVENTS)
+    found.events = pa.table([columns[name] for name in EVENTS.names], schema=EVENTS)
     return found
 
 
@@ -286,13 +284,13 @@ def _extras(blocks: Rows, at: npt.NDArray[np.intp]) -> Column:
     return pa.Array.from_buffers(pa.binary(), len(at), buffers)
 
 
-def _as_text(texts: Column) -> Column:
+def _as_text(raw: Column) -> Column:
     """UTF-8 as the agent wrote it; what is none becomes U+FFFD."""
     try:
-        checked: Column = texts.cast(pa.string())
+        checked: Column = raw.cast(pa.string())
         return checked
     except pa.ArrowInvalid:
-        return pa.array([(text or b"").decode("utf-8", "replace") for text in texts.to_pylist()], pa.string())
+        return texts([(text or b"").decode("utf-8", "replace") for text in raw.to_pylist()])
 
 
 def _placed(values: Column, at: npt.NDArray[np.intp], order: npt.NDArray[np.intp]) -> Column:
@@ -301,7 +299,7 @@ def _placed(values: Column, at: npt.NDArray[np.intp], order: npt.NDArray[np.intp
     if len(at):
         by_block = np.argsort(at)
         index = by_block[np.minimum(np.searchsorted(at, order, sorter=by_block), len(at) - 1)]
-        indices: Column = pa.array(index, pa.int64(), mask=at[index] != order)
+        indices: Column = numbers(index, at[index] != order)
         placed = values.take(indices)
     return placed
 
@@ -314,7 +312,7 @@ def _read_others(
     found: Found,
 ) -> dict[int, str]:
     """Rows that tell of the process: the texts of those that are events, by block; the rest goes to ``found``."""
-    texts: dict[int, str] = {}
+    spoken: dict[int, str] = {}
     unmapped: list[tuple[int, int]] = []
     extras: list[bytes] = [extra or b"" for extra in _extras(blocks, at).to_pylist()]
     for index, extra in zip(at.tolist(), extras, strict=True):
@@ -324,7 +322,7 @@ def _read_others(
                 mapping = _mapping(row, pid, extra)
                 mappings[mapping.map_id] = mapping
                 found.mappings.append(mapping)
-                texts[index] = json.dumps(mapping.to_json())
+                spoken[index] = json.dumps(mapping.to_json())
             case layout.UNMAP:
                 unmapped.append((index, int(row["map_id"])))
             case layout.MODULE:
@@ -337,8 +335,8 @@ def _read_others(
                 found.not_selected.append(_path(extra))
     for index, map_id in unmapped:  # its map row may be in the stream of another thread
         if map_id in mappings:
-            texts[index] = json.dumps(mappings[map_id].to_json())
-    return texts
+            spoken[index] = json.dumps(mappings[map_id].to_json())
+    return spoken
 
 
 def _mapping(row: np.void, pid: int, extra: bytes) -> Mapping:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmiotap.trace import store
+from mmiotap.trace.arrays import numbers, values
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping, Module, Process, Site
 from mmiotap.trace.schema import EVENTS, MERGED
@@ -74,9 +75,9 @@ class TraceWriter:
         """One part with these events (:attr:`schema`), in the order of their time, and otherwise as they come."""
         if table.schema != self.schema:
             table = table.select(self.schema.names).cast(self.schema)
-        times = table["time_ns"].to_numpy()
+        times = values(table["time_ns"])
         if np.any(times[1:] < times[:-1]):
-            table = table.take(np.argsort(times, kind="stable"))
+            table = table.take(numbers(np.argsort(times, kind="stable")))
         lost = count_lost(table)
         part = self.dir.part(self._next_part)
         with store.new_file(part) as file, pq.ParquetWriter(file, self.schema, **PARQUET) as parquet:
@@ -87,7 +88,7 @@ class TraceWriter:
 
     def pass_over(self, table: pa.Table, sealed: dict[int, int]) -> None:
         """Count these events as if they were in a part."""
-        self._note(table.num_rows, count_lost(table), sealed, int(table["time_ns"].to_numpy().max(initial=0)))
+        self._note(table.num_rows, count_lost(table), sealed, int(values(table["time_ns"]).max(initial=0)))
 
     def add_mappings(self, mappings: Iterable[Mapping]) -> None:
         self._add(self.dir.mappings_file, mappings)

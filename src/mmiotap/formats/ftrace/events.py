@@ -17,6 +17,7 @@ from mmiotap.formats.ftrace.fields import Event, Formats
 from mmiotap.formats.ftrace.pages import Records
 from mmiotap.formats.pci import PciDevice, place
 from mmiotap.trace import layout
+from mmiotap.trace.arrays import blobs, numbers, texts
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping
 from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
@@ -30,7 +31,7 @@ _MAP = (*_COMMON, "phys", "virt", "len", "map_id", "opcode")
 #: mmiotrace's opcodes, as layout numbers them; another one is not known.
 _OPCODES = {1: layout.READ, 2: layout.WRITE, 3: layout.MAP, 4: layout.UNMAP, 5: layout.UNKNOWN}
 _KIND = np.array([_OPCODES.get(opcode, layout.UNKNOWN) for opcode in range(256)], np.int8)
-_WORDS = list(KINDS.values())
+_WORDS = texts(list(KINDS.values()))
 _CODE = np.zeros(max(KINDS) + 1, np.int8)
 _CODE[list(KINDS)] = range(len(KINDS))
 _MASK = np.array([(1 << 8 * width) - 1 if 0 < width < 8 else (1 << 64) - 1 for width in range(256)], np.uint64)
@@ -280,18 +281,18 @@ def _list(values: list[Any], name: str) -> _Array:
 
 def _table(columns: dict[str, _Array]) -> pa.Table:
     rows = len(columns["kind"])
-    tid = pa.array(columns["tid"])
+    tid = numbers(columns["tid"])
     arrays: dict[str, Any] = {
-        name: pa.array(columns[name]) for name in ("time_ns", "width", "map_id", "offset", "value", "pc", "cpu")
+        name: numbers(columns[name]) for name in ("time_ns", "width", "map_id", "offset", "value", "pc", "cpu")
     }
     arrays |= {
         "duration_ns": pa.nulls(rows, pa.uint32()),
-        "kind": pa.DictionaryArray.from_arrays(pa.array(_CODE[columns["kind"]], pa.int8()), _WORDS).cast(KIND_TYPE),
-        "data": pa.array(columns["data"], pa.binary()),
+        "kind": pa.DictionaryArray.from_arrays(numbers(_CODE[columns["kind"]]), _WORDS).cast(KIND_TYPE),
+        "data": blobs(columns["data"].tolist()),
         # The kernel's records name the thread only.
         "pid": tid,
         "tid": tid,
-        "flags": pa.array(columns["flags"]),
-        "text": pa.array(columns["text"], pa.string()),
+        "flags": numbers(columns["flags"]),
+        "text": texts(columns["text"].tolist()),
     }
     return pa.table([arrays[name] for name in EVENTS.names], schema=EVENTS)
