@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from boot import ROOT, Access, accesses, boot
+from boot import Access, accesses, boot
 
 import mmiotap
 from mmiotap import formats
@@ -67,7 +67,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kernel = f"{sys.executable} -m mmiotap kernel"
     script = f"""
         cd {shlex.quote(str(folder))}
-        export PYTHONPATH={shlex.quote(str(ROOT / "src"))}
         mount -t tracefs tracefs {TRACEFS} 2>/dev/null
         echo 3000 >{TRACEFS}/buffer_size_kb
         echo boot >{TRACEFS}/trace_clock
