@@ -43,11 +43,21 @@ def kernel() -> Path:
     raise FileNotFoundError(f"no guest kernel; run {SETUP} as root")
 
 
-def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float, qemu: Path | None = None) -> str:
+def boot(
+    script: str,
+    folder: Path,
+    devices: Sequence[str],
+    *,
+    limit: float,
+    cpus: int = 2,
+    qmp: Path | None = None,
+    qemu: Path | None = None,
+) -> str:
     """Boot, run ``script`` (sh, as root) and power off; returns what it wrote.
 
     ``folder`` is writable in the guest, at the same path; QEMU's log goes to ``qemu.log`` in it. ``devices`` are QEMU's
-    options. No driver is loaded for an e1000. ``qemu`` is a program to start in the place of QEMU.
+    options. No driver is loaded for an e1000. ``qmp`` is where QEMU shall listen to QMP (a Unix socket), ``qemu`` a
+    program to start in the place of QEMU.
 
     Raises:
         TimeoutError: the guest still ran after ``limit`` seconds; it was killed.
@@ -56,9 +66,10 @@ def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float, qem
     script_file, output, console = folder / "script", folder / "output", folder / "console"
     script_file.write_text(f"{script}\necho ': end'\n")
     options = ["-cpu max", "-vga none", *devices, "-trace memory_region_ops_*", f"-D {folder / 'qemu.log'}"]
+    options += [f"-qmp unix:{qmp},server=on,wait=off"] if qmp else []
     tools = Path(sys.executable).parent  # vng is there, and so is virtme-run, which vng looks for in PATH
     command: list[str | Path] = [tools / "vng", "--run", kernel(), f"--rwdir={folder}"]
-    command += ["--disable-kvm", "--force-9p", "--disable-microvm", "--memory", "2G", "--cpus", "2"]
+    command += ["--disable-kvm", "--force-9p", "--disable-microvm", "--memory", "2G", "--cpus", str(cpus)]
     command += ["--qemu", qemu] if qemu else []
     command += ["--append", "modprobe.blacklist=e1000", f"--qemu-opts={' '.join(options)}"]
     command += ["--", f"sh {script_file} >{output} 2>&1"]
