@@ -7,9 +7,9 @@ from mmiotap.trace.reader import Trace
 GOAL = 0.99
 
 
-def assert_mostly_patched(trace: Trace, at_least: int) -> None:
-    """Fails with the sites whose accesses trapped. ``at_least``: accesses that there must be."""
-    uses = sites(trace).uses
+def assert_mostly_patched(trace: Trace, at_least: int, hot: int = 1) -> None:
+    """Fails with the sites whose accesses trapped. ``at_least``: accesses there must be; ``hot``: in a site."""
+    uses = [use for use in sites(trace).uses if use.hits >= hot]
     hits, patched = sum(use.hits for use in uses), sum(use.patched for use in uses)
     others = [
         f"{use.site}: {use.instruction}: {use.patched} of {use.hits} patched; {use.state} {use.reason or ''}"
