@@ -1,10 +1,12 @@
 """Feeds arbitrary bytes to one importer: `python fuzz_import.py KIND FOLDER…  [libFuzzer's options]`.
 
-An importer may refuse what it gets with a MmiotapError of one line that names the log, and else makes tables that are
-events. All else is a bug: another exception, a hang (libFuzzer's -timeout), memory (its -rss_limit_mb).
+An importer may refuse what it gets with a MmiotapError of one line that names the log and the place (a line, a byte, or
+how many lines were in vain), and else makes tables that are events. All else is a bug: another exception, a hang
+(libFuzzer's -timeout), memory (its -rss_limit_mb).
 """
 
 import io
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +23,7 @@ from mmiotap.trace.schema import EVENTS
 from mmiotap.trace.store import TraceDir
 
 NAME = "some.log"
+PLACE = re.compile(r"\b(line|byte) \d+\b|\b\d+ lines\b|: the file is empty$")
 
 
 class Checked:
@@ -48,6 +51,7 @@ def one_log(data: bytes) -> None:
         assert text.startswith(NAME), text
         assert "\n" not in text, text
         assert len(text) < 2000, len(text)
+        assert PLACE.search(text), text
 
 
 if __name__ == "__main__":

@@ -57,6 +57,24 @@ def test_blocks_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert exported(tmp_path / "t") == lzma.decompress(FIXTURE.read_bytes())
 
 
+def test_a_mark_that_a_block_ends_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = MAP + b"MARK 1.000001 first\nsecond\nRight, the third\nR 4 2.000000 1 0xfebc0008 0x1 0x0 0\n"
+    for size in range(20, len(log)):
+        monkeypatch.setattr("mmiotap.formats.importing.BLOCK", size)
+        import_log(io.BytesIO(log), "some.log", tmp_path / "t", force=True)
+        assert exported(tmp_path / "t") == log
+
+
+def test_many_mappings(tmp_path: Path) -> None:
+    """Each has one access, and all are in one block: where each begins is not looked for one after the other."""
+    count = 60_000
+    log = b"".join(MAP.replace(b" 1 ", b" %d " % number, 1) for number in range(1, count + 1))
+    log += b"".join(b"R 4 2.000000 %d 0xfebc0008 0x1 0x0 0\n" % number for number in range(1, count + 1))
+    load(log, tmp_path / "t")
+    events = open_trace(tmp_path / "t").events(["kind", "offset"])
+    assert events["offset"].to_pylist() == count * [0] + count * [8]
+
+
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, lambda log: pa.compress(log, "zstd")])
 def test_compressed(compress: Any, tmp_path: Path) -> None:
     log = MAP + b"R 4 1.000001 1 0xfebc0008 0x1234 0x0 0\n"
@@ -132,14 +150,14 @@ def test_a_last_line_that_is_cut_short(tmp_path: Path) -> None:
     ("log", "message"),
     [
         (b"", "the file is empty"),
-        (b"\x7fELF\x02\x01\x01", "no mmiotrace log: it begins with"),
+        (b"\x7fELF\x02\x01\x01", "line 1: no mmiotrace log: it begins with"),
         (b"hello\n", "no mmiotrace log: it begins with 'hello'"),
-        (b"VERSION 20200101\n", "version 20200101"),
+        (b"#\nVERSION 20200101\n", "line 2: version 20200101"),
         (MAP + b"R 4 1.0 1 0xfebc0008 0x1 0x0\n", "line 2: 'R 4 1.0 1 0xfebc0008 0x1 0x0' is not R WIDTH TIME"),
         (MAP + b"R 4 1.000001 1 0xfebc0008 0xfoo 0x0 0\n", "line 2"),
         (MAP + b"R 4x1.000001 1 0xfebc0008 0x1 0x0 0\n" + MAP, "line 2"),
         (MAP * 3 + b"what is this\n" + MAP, "line 4"),
-        (gzip.compress(MAP * 1000)[:-20], "the gzip data end too early"),
+        (gzip.compress(MAP * 1000)[:-20], "after byte 0 of the text: the gzip data end too early"),
         (lzma.compress(MAP * 1000)[:-20], "the xz data"),
         (bz2.compress(MAP)[:-4], "the bzip2 data"),
     ],

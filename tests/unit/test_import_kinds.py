@@ -17,6 +17,8 @@ from mmiotap.trace.reader import open_trace
 
 DATA = Path(__file__).parents[1] / "data"
 KVM = b"        CPU 1/KVM-1235    [002] d..1. 11906.220183: kvm_mmio: mmio write len 4 gpa 0xfee000b0 val 0x7\n"
+QEMU = b"memory_region_ops_read cpu 0 mr 0x55d1 addr 0xfebc0008 value 0x80080783 size 4 name 'e1000-mmio'\n"
+MMIOTRACE = b"R 4 1.000001 1 0xfebc0008 0x1 0x0 0\n"
 OWN = '{"kind": "read", "width": 4, "address": 4096, "value": 7}\n'
 
 
@@ -47,7 +49,15 @@ def test_content_tells_the_kind(log: bytes, kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "log", [b"hello\n", b"\x7fELF\x02", b"==12== valgrind's own text alone\n", b"{}\n", b"\n" * 5000]
+    "log",
+    [
+        b"hello\n",
+        b"\x7fELF\x02",
+        b"==12== valgrind's own text alone\n",
+        b"{}\n",
+        b"\n" * 5000,
+        b"4e44444444444444444444\n",
+    ],
 )
 def test_what_is_of_no_kind(log: bytes, tmp_path: Path) -> None:
     with pytest.raises(MmiotapError, match=r"no kind of log that is known.*--from"):
@@ -192,6 +202,7 @@ def test_times_of_json_keep_their_nanoseconds(tmp_path: Path) -> None:
         ("jsonl", b'{"kind": "read", "value": -1}\n', "value is -1 and so beyond"),
         ("jsonl", b'{"kind": "read", "value": "0xzz"}\n', "value is no number: '0xzz'"),
         ("jsonl", b'{"kind": "read", "time_s": 1e999999999}\n', "time_s is no time"),
+        ("jsonl", b'{"kind": "read", "time_s": 1e4444444444444444444444}\n', "line 1: .* an exponent that is none"),
         ("jsonl", b'{"kind": "send"}\n', "'send' is neither a read nor a write"),
         ("jsonl", b'{"a": 1}\n', "no field of kind, type, .* says if it is a read or a write"),
         ("jsonl", b"[" * 100_000 + b"\n", "line 1: "),
@@ -231,3 +242,26 @@ def test_fields_are_for_json_alone(tmp_path: Path) -> None:
 
 def test_every_kind_says_what_it_is() -> None:
     assert all(name and kind.what for name, kind in KINDS.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "log", "junk", "accesses"),
+    [
+        ("ftrace-text", KVM, b"\n", 1),
+        ("ftrace-text", KVM, b"something else\n", 1),
+        ("jsonl", OWN.encode(), b"\n", 1),
+        ("jsonl", OWN.encode(), b" []\n", 1),
+        ("qemu", QEMU, b"\n", 1),
+        ("qemu", QEMU, b"x\n", 1),
+        ("mmiotrace", MMIOTRACE, b"\n", 1),
+        ("mmiotrace", MMIOTRACE, b"#\r\n", 1),
+        ("mmt", mmt.LOG, b"=\n", 12),
+    ],
+)
+@pytest.mark.timeout(20)
+def test_twenty_mebibytes_of_junk(kind: str, log: bytes, junk: bytes, accesses: int, tmp_path: Path) -> None:
+    """Lines that say nothing cost next to nothing: a second or so. As many turns of a Python loop take a minute."""
+    count = (20 << 20) // len(junk)
+    _, found = load(log + count * junk, tmp_path / "t", kind=kind)
+    assert found.events == accesses
+    assert found.lines == (0 if kind == "mmt" else log.count(b"\n") + count)

@@ -45,6 +45,7 @@ class Log:
         self.compression = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
         self._text = _decompressed(self.compression, io.BufferedReader(_Rewound(head, raw)))
         self._head = b""
+        self._given = 0
 
     def head(self, size: int) -> bytes:
         """The first bytes, fewer than ``size`` only if there are no more, before anything is read.
@@ -67,7 +68,9 @@ class Log:
 
     def _read(self, size: int) -> bytes:
         try:
-            return self._text.read(size)
+            data = self._text.read(size)
+            self._given += len(data)
+            return data
         except EOFError:
             cause = "end too early"
         except (OSError, lzma.LZMAError, zlib.error) as error:
@@ -76,7 +79,7 @@ class Log:
             # pyarrow's zstd reader reports a missing end and damage alike as an OSError without a number.
             cause = "end too early" if "end of" in str(error).lower() or "truncated" in str(error) else "are damaged"
         raise MmiotapError(
-            f"{self.name}: the {self.compression} data {cause}; "
+            f"{self.name}, after byte {self._given} of the text: the {self.compression} data {cause}; "
             "to import what can be read, decompress it by hand and import the result"
         )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmiotap.formats.compressed import Log
-from mmiotap.formats.importing import NOT_SAID, Ending, Rows, Writer, lines
+from mmiotap.formats.importing import NOT_SAID, Ending, Lines, Rows, Writer
 from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping
@@ -25,7 +25,9 @@ _LETTERS = {
     b"read": "e",
     b"write": "w",
 }
-_INTERESTING = re.compile(rb"[ :](kvm_mmio|rwmmio_(?:post_)?(?:read|write)):")
+_INTERESTING = re.compile(rb"[ :](?:kvm_mmio|rwmmio_(?:post_)?(?:read|write)):")
+#: What lines have that are looked at: those events, and losses.
+_WANTED = re.compile(_INTERESTING.pattern + rb"| EVENTS|PERF_RECORD_LOST|# entries-in-buffer")
 # Every part has a greatest length, so that no line takes long, whatever it is.
 _HEAD = re.compile(
     rb"[ \t]{0,80}(?P<comm>[^\t]{0,64}?)(?:-|[ \t]{1,80}(?:(?P<pid>\d{1,9})/[ \t]{0,20})?)(?P<tid>-?\d{1,9})[ \t]{1,40}"
@@ -58,14 +60,15 @@ _Key = tuple[str, int, int, int]
 def load(log: Log, writer: Writer) -> Ending:
     """The importer (:mod:`mmiotap.formats.importing`)."""
     reader = _Reader(log.name, Rows(writer))
-    number, cut = 0, None
-    for number, line, whole in lines(log):
+    lines, cut = Lines(log, _WANTED), None
+    for number, line, whole in lines:
         if not reader.take(line, number, must=whole):
             cut = line[:200].decode(errors="backslashreplace")
     if not reader.seen:
-        raise MmiotapError(f"{log.name}: no rwmmio or kvm_mmio event is in it ({number} lines were read)")
+        raise MmiotapError(f"{log.name}: no rwmmio or kvm_mmio event is in it ({lines.count} lines were read)")
     reader.end()
-    return Ending(number, cut, f"line {number}: the last line", info={"passed_over": reader.passed_over})
+    info = {"passed_over": lines.passed_over + reader.passed_over}
+    return Ending(lines.count, cut, f"line {lines.count}: the last line", info=info)
 
 
 def recognises(head: bytes) -> bool:
@@ -104,17 +107,13 @@ class _Reader:
         )
 
     def _take_other(self, line: bytes) -> None:
-        if b"LOST" in line or b"DROPPED" in line:
-            if found := _LOST.fullmatch(line.strip()):
-                cpu = int(found["cpu"]) if found["cpu"] else -1
-                self.rows.add(layout.LOST, self._time_ns, value=int(found["lost"] or found["perf"]), cpu=cpu)
-                return
-        elif line.startswith(b"# entries"):
-            found = _OVERWRITTEN.fullmatch(line)
-            if found and (lost := int(found[2]) - int(found[1])) > 0:
-                self._overwritten = lost
-            return
-        self.passed_over += bool(line) and not line.startswith(b"#")
+        if found := _LOST.fullmatch(line.strip()):
+            cpu = int(found["cpu"]) if found["cpu"] else -1
+            self.rows.add(layout.LOST, self._time_ns, value=int(found["lost"] or found["perf"]), cpu=cpu)
+        elif found := _OVERWRITTEN.fullmatch(line):
+            self._overwritten = max(int(found[2]) - int(found[1]), 0)
+        else:
+            self.passed_over += not line.startswith(b"#")
 
     def _event(self, head: re.Match[bytes]) -> bool:
         is_kvm = head["event"] == b"kvm_mmio"

@@ -4,6 +4,7 @@ An importer is a function ``(log, writer) -> Ending``. It holds a bounded part o
 is, and raises :class:`MmiotapError`, naming a line or a byte offset, for what it cannot read.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,13 +21,14 @@ from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
 from mmiotap.trace.writer import TraceWriter
 
 #: Bytes of a log that are read at a time.
-BLOCK = 16 << 20
+BLOCK = 8 << 20
 #: A longer line is none of any log: it would have to be held in memory.
 LONGEST_LINE = 1 << 20
 #: Flags of an access whose value the source does not tell.
 NOT_SAID = layout.VALUE_UNKNOWN | layout.REASON_NOT_IN_SOURCE << layout.REASON_SHIFT
 
 _ROWS = 1 << 17
+_SAYS_SOMETHING = re.compile(rb"^[^#\r\n]", re.MULTILINE)
 _CODE = {kind: code for code, kind in enumerate(KINDS)}
 _WORDS = list(KINDS.values())
 
@@ -116,19 +118,38 @@ def blocks(log: Log) -> Iterator[bytes]:
         yield rest
 
 
-def lines(log: Log) -> Iterator[tuple[int, bytes, bool]]:
-    """Number, text without its end, and whether it has an end, of each line."""
-    number = 0
-    for block in blocks(log):
-        whole = block.endswith(b"\n")
-        every = block.split(b"\n")
-        if whole:
-            every.pop()
-        for line in every[:-1]:
-            number += 1
-            yield number, line.removesuffix(b"\r"), True
-        number += 1
-        yield number, every[-1].removesuffix(b"\r"), whole
+class Lines:
+    """Those lines of a log in which a pattern is found; the others cost next to nothing, however many they are.
+
+    :ivar count: lines read so far, the others included.
+    :ivar passed_over: how many of the others say something, and are no comments (#).
+    """
+
+    def __init__(self, log: Log, wanted: re.Pattern[bytes]) -> None:
+        self._log = log
+        self._wanted = wanted
+        self.count = 0
+        self.passed_over = 0
+
+    def __iter__(self) -> Iterator[tuple[int, bytes, bool]]:
+        """Number, text without its end, and whether it has an end."""
+        for block in blocks(self._log):
+            at = 0
+            while found := self._wanted.search(block, at):
+                begin = max(at, block.rfind(b"\n", at, found.start()) + 1)
+                end = block.find(b"\n", found.start())
+                whole = end >= 0
+                end = end if whole else len(block)
+                self._pass(block, at, begin)
+                self.count += 1
+                yield self.count, block[begin:end].removesuffix(b"\r"), whole
+                at = end + 1
+            self._pass(block, at, len(block))
+
+    def _pass(self, block: bytes, begin: int, end: int) -> None:
+        if begin < end:
+            self.count += block.count(b"\n", begin, end) + (block[end - 1 : end] != b"\n")
+            self.passed_over += len(_SAYS_SOMETHING.findall(block, begin, end))
 
 
 class Rows:

@@ -4,14 +4,15 @@ A file that is an array with one object a line (PANDA's mmio_trace) is read, too
 """
 
 import json
+import re
 from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
 from mmiotap.formats.compressed import Log
-from mmiotap.formats.importing import NOT_SAID, Ending, Importer, Rows, Writer, lines
+from mmiotap.formats.importing import NOT_SAID, Ending, Importer, Lines, Rows, Writer
 from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping
@@ -58,6 +59,8 @@ _LIMITS = {
     "flags": (0, 2**32 - 1),
 }  # fmt: skip
 _LAST_NS = 2**63 - 1
+#: The beginning of a line that has more than an array's own characters.
+_TELLING = re.compile(rb"^(?![ \t]*+\[?[ \t]*+\]?[ \t]*+,?[ \t\r]*+$)", re.MULTILINE)
 _LONGEST_NAME = 4096
 _MOST_MAPPINGS = 65536
 _UNNAMED = "addresses"
@@ -99,6 +102,8 @@ def _object(text: bytes) -> dict[str, Any]:
         found = json.loads(text.decode(), parse_float=Decimal)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except InvalidOperation:
+        raise ValueError("it has a number with an exponent that is none") from None
     if not isinstance(found, dict):
         raise ValueError("it is no object")
     return found
@@ -106,8 +111,8 @@ def _object(text: bytes) -> dict[str, Any]:
 
 def _load(paths: AnyMapping[str, list[tuple[str, ...]]], log: Log, writer: Writer) -> Ending:
     reader = _Reader(Rows(writer), paths)
-    number, cut = 0, None
-    for number, line, whole in lines(log):
+    lines, cut = Lines(log, _TELLING), None
+    for number, line, whole in lines:
         if not (text := _text(line)):
             continue
         try:
@@ -120,9 +125,9 @@ def _load(paths: AnyMapping[str, list[tuple[str, ...]]], log: Log, writer: Write
             why = " ".join(str(error).split())[:200]
             raise MmiotapError(f"{log.name}, line {number}: {shown!r}: {why}") from error
     if not reader.rows.any:
-        raise MmiotapError(f"{log.name}: no event is in it ({number} lines were read)")
+        raise MmiotapError(f"{log.name}: no event is in it ({lines.count} lines were read)")
     reader.rows.flush()
-    return Ending(number, cut, f"line {number}: the last line", info={"passed_over": reader.passed_over})
+    return Ending(lines.count, cut, f"line {lines.count}: the last line", info={"passed_over": reader.passed_over})
 
 
 @dataclass
@@ -135,9 +140,7 @@ class _Reader:
 
     def take(self, found: dict[str, Any]) -> None:
         """One event. Raises ValueError, naming the field, if it cannot be understood."""
-        told = {name: value for name in self.paths if (value := self._look(found, name)) is not None}
-        word = told.get("kind")
-        if word is None:
+        if (word := self._look(found, "kind")) is None:
             raise ValueError(
                 f"no field of {self._names('kind')} says if it is a read or a write; name it: --map-field kind=FIELD"
             )
@@ -149,6 +152,7 @@ class _Reader:
             raise ValueError(
                 f"{word[:40]!r} is neither a read nor a write; name the field that tells: --map-field kind=FIELD"
             )
+        told = {name: value for name in self.paths if (value := self._look(found, name)) is not None}
         number = {name: _within(name, _number(name, told[name])) for name in _LIMITS if name in told}
         text = self._string("text", told)
         data = bytes.fromhex(self._string("data", told) or "") or None
@@ -179,8 +183,8 @@ class _Reader:
 
     def _look(self, found: dict[str, Any], name: str) -> Any:
         for path in self.paths[name]:
-            value: Any = found
-            for step in path:
+            value: Any = found.get(path[0])
+            for step in path[1:]:
                 value = value.get(step) if isinstance(value, dict) else None
             if value is not None:
                 return value

@@ -4,6 +4,7 @@ trace.json gets `pci_devices`, a list of the PCIDEV lines, and `mmiotrace`: the 
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from mmiotap.formats import mmiotrace_block, mmiotrace_lines
 from mmiotap.formats.compressed import Log
-from mmiotap.formats.importing import NOT_SAID, Ending, Imported, Writer, blocks, make_trace
+from mmiotap.formats.importing import LONGEST_LINE, NOT_SAID, Ending, Imported, Writer, blocks, make_trace
 from mmiotap.formats.mmiotrace_lines import VERSION, Record
 from mmiotap.formats.pci import PciDevice, place
 from mmiotap.trace import layout
@@ -22,6 +23,10 @@ from mmiotap.trace.model import Mapping
 from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
 
 _NO_TIME = -1
+#: No block has so many lines that their numbers need more.
+_LINE_BITS = 24
+#: More of them than there are addresses on the buses of one domain are no list of a machine's devices.
+_MOST_DEVICES = 1 << 16
 _WORDS = list(KINDS.values())
 _CODE = {kind: index for index, kind in enumerate(KINDS)}
 
@@ -38,7 +43,7 @@ def import_log(raw: BinaryIO, name: str, path: Path, *, force: bool = False) -> 
 def load(log: Log, writer: Writer) -> Ending:
     """The importer (:mod:`mmiotap.formats.importing`)."""
     reader = Reader(log.name)
-    for text in blocks(log):
+    for text in _blocks(log):
         writer.append(reader.table(text))
     writer.add_mappings(reader.mappings)
     info = {
@@ -46,6 +51,25 @@ def load(log: Log, writer: Writer) -> Ending:
         "mmiotrace": {"version": reader.version, "lspci": reader.lspci},
     }
     return Ending(reader.lines, reader.cut, f"line {reader.lines}: the last line", info=info)
+
+
+def _blocks(log: Log) -> Iterator[bytes]:
+    """Blocks of whole lines, and of whole marks, which may be several: the last mark of a block goes into the next."""
+    rest = b""
+    for text in blocks(log):
+        text = rest + text
+        mark = _last_mark(text) if text.endswith(b"\n") else len(text)
+        rest = text[mark:]
+        if mark:
+            yield text[:mark]
+    if rest:
+        yield rest
+
+
+def _last_mark(text: bytes) -> int:
+    """Where it begins; the end if it is longer than marks are, or there is none."""
+    found = text.rfind(b"\nMARK ", -LONGEST_LINE) + 1
+    return found if found or (text.startswith(b"MARK ") and len(text) <= LONGEST_LINE) else len(text)
 
 
 def recognises(head: bytes) -> bool:
@@ -74,40 +98,48 @@ class Reader:
     _in_mark: bool = False
     _known: bool = False
 
+    def __post_init__(self) -> None:
+        self._listed = set(self.devices)
+
     def table(self, text: bytes) -> pa.Table:
         """The events of one block."""
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
         whole = text.endswith(b"\n")
         block = mmiotrace_block.parse(text if whole else text + b"\n")
-        # Physical addresses of mappings, by id: the line from which each holds.
-        since = {map_id: [(-1, base)] for map_id, base in self._bases.items()}
+        # Physical addresses of mappings: the id, and the line from which each holds.
+        since = [(map_id, -1, base) for map_id, base in self._bases.items()]
         records: list[tuple[int, Record]] = []
         last = len(block.ends) - 1
-        follows = -2
+        follows = 0
+        self._in_mark = False
         # Lines that go on with a mark, by its place among the records.
-        continued: dict[int, list[str]] = {}
-        for number in block.others.tolist():
-            if number != follows + 1:
+        continued: dict[int, list[bytes]] = {}
+        for number, end, what in block.runs():
+            if number != follows:
                 self._in_mark = False
-            line = block.line(number)
-            record = mmiotrace_lines.parse(line)
+            follows = end
+            if what == mmiotrace_block.NOTHING:
+                self._known = self._known or bool(block.lines(number, end).strip(b"\n"))
+                self._in_mark = False
+                continue
+            line = block.lines(number, end)
+            record = mmiotrace_lines.parse(line) if what == mmiotrace_block.OWN else None
             if record is not None:
                 if record.kind == layout.MAP:
-                    since.setdefault(record.map_id, []).append((number, record.physical))
+                    since.append((record.map_id, number, record.physical))
                     self._note_mapping(record)
                 elif record.kind == layout.UNMAP:
                     self._note_unmapping(record)
                 records.append((number, record))
                 self._in_mark = record.kind == layout.MARK
-            elif not self._note_other(line) and not (number == last and not whole and self._cut_short(line)):
+            elif what == mmiotrace_block.FOREIGN or (
+                not self._note_other(line, number) and not (number == last and not whole and self._cut_short(line))
+            ):
                 self._continue_mark(line, number, records, continued)
-            follows = number
-        if len(block.accesses.line) and (follows != last or not len(block.others)):
-            self._in_mark = False
         for index, more in continued.items():
             mark = records[index][1]
-            mark.text = "\n".join([mark.text or "", *more])
+            mark.text = "\n".join([mark.text or "", b"\n".join(more).decode(errors="backslashreplace")])
         table = self._assemble(block, records, since)
         self.lines += len(block.ends)
         return table
@@ -138,22 +170,25 @@ class Reader:
         if mapping is not None:
             record.value, record.text = mapping.length, json.dumps(mapping.to_json())
 
-    def _note_other(self, line: bytes) -> bool:
+    def _note_other(self, line: bytes, number: int) -> bool:
         """Lines that are no events: header, PCI devices, comments."""
         if line.startswith(b"VERSION "):
             self.version = line[8:].decode(errors="backslashreplace").strip()
             if self.version != VERSION:
-                raise MmiotapError(f"{self.name}: version {self.version} of the format is not known, only {VERSION} is")
+                raise self._error(number, f"version {self.version[:40]} of the format is not known, only {VERSION} is")
         elif line.startswith(b"PCIDEV "):
             device = PciDevice.from_line(line)
             if device is None:
                 return False
-            if device not in self.devices:
+            if device not in self._listed:
+                self._listed.add(device)
                 self.devices.append(device)
         elif line.startswith(b"LSPCI "):
             self.lspci.append(line.decode(errors="backslashreplace"))
         elif line and not line.startswith(b"#"):
             return False
+        if max(len(self.devices), len(self.lspci)) > _MOST_DEVICES:
+            raise self._error(number, f"more than {_MOST_DEVICES} PCI devices")
         self._known = self._known or bool(line)
         self._in_mark = False
         return True
@@ -165,21 +200,26 @@ class Reader:
         return True
 
     def _continue_mark(
-        self, line: bytes, number: int, records: list[tuple[int, Record]], continued: dict[int, list[str]]
+        self, text: bytes, number: int, records: list[tuple[int, Record]], continued: dict[int, list[bytes]]
     ) -> None:
+        line = text[: text.find(b"\n")] if b"\n" in text else text
         if self._in_mark and records and mmiotrace_lines.is_free(line):
-            continued.setdefault(len(records) - 1, []).append(line.decode(errors="backslashreplace"))
+            continued.setdefault(len(records) - 1, []).append(text)
             return
         shown = line[:60].decode(errors="backslashreplace")
         if not self._known and not self._time_ns and number == 0:
-            raise MmiotapError(f"{self.name} is no mmiotrace log: it begins with {shown!r}")
-        raise MmiotapError(
-            f"{self.name}, line {self.lines + number + 1}: {shown!r} is not {mmiotrace_lines.expected(line)}; "
-            "to import the lines before it, cut the log there"
+            raise self._error(number, f"no mmiotrace log: it begins with {shown!r}")
+        raise self._error(
+            number,
+            f"{shown!r} is not {mmiotrace_lines.expected(line)}; to import the lines before it, cut the log there",
         )
 
+    def _error(self, number: int, what: str) -> MmiotapError:
+        """Of a line of the block."""
+        return MmiotapError(f"{self.name}, line {self.lines + number + 1}: {what}")
+
     def _assemble(
-        self, block: mmiotrace_block.Block, records: list[tuple[int, Record]], since: dict[int, list[tuple[int, int]]]
+        self, block: mmiotrace_block.Block, records: list[tuple[int, Record]], since: list[tuple[int, int, int]]
     ) -> pa.Table:
         fast = block.accesses
         slow = [record for _, record in records]
@@ -236,15 +276,13 @@ class Reader:
         return filled
 
 
-def _bases(map_id: Any, lines: Any, since: dict[int, list[tuple[int, int]]]) -> Any:
+def _bases(map_id: Any, lines: Any, since: list[tuple[int, int, int]]) -> Any:
     """For each row the physical address that its mapping begins at; 0 where no line tells."""
-    bases = np.zeros(len(map_id), np.uint64)
-    for one in np.unique(map_id).tolist():
-        if one not in since:
-            continue
-        rows = np.flatnonzero(map_id == one)
-        starts = np.array([line for line, _ in since[one]])
-        values = np.array([base for _, base in since[one]], np.uint64)
-        place = np.searchsorted(starts, lines[rows], side="right") - 1
-        bases[rows] = np.where(place >= 0, values[np.maximum(place, 0)], np.uint64(0))
-    return bases
+    if not since:
+        return np.zeros(len(map_id), np.uint64)
+    ids, starts, bases = (np.array(column) for column in zip(*since, strict=True))
+    keys = ids << _LINE_BITS | starts + 1
+    order = np.argsort(keys)
+    place = np.searchsorted(keys[order], map_id.astype(np.int64) << _LINE_BITS | lines + 1, side="right") - 1
+    latest = order[np.maximum(place, 0)]
+    return np.where((place >= 0) & (ids[latest] == map_id), bases.astype(np.uint64)[latest], np.uint64(0))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from mmiotap.formats.digits import Digits, Flags, Numbers, Positions
 from mmiotap.trace import layout
 
-_NEWLINE, _SPACE, _POINT, _ZERO, _X, _R, _W = b"\n .0xRW"
+_NEWLINE, _SPACE, _POINT, _ZERO, _X, _R, _W, _HASH = b"\n .0xRW#"
 #: "R", then width, time, map id, physical address, value, pc and pid.
 _SPACES = 7
 #: By width: the bits of a value that belong to the access. Registers may hold more (sign-extended loads).
@@ -33,6 +33,16 @@ class Accesses:
     pid: Positions
 
 
+#: What other lines are, as far as their first characters tell: nothing (empty, or a comment), one that begins as none
+#: of the log's own does, or anything else.
+NOTHING, FOREIGN, OWN = range(3)
+#: Up to eight characters each.
+_OWN_WORDS = (
+    b"R ", b"R\n", b"W ", b"W\n", b"UNKNOWN", b"MAP", b"UNMAP", b"MARK", b"CPU:", b"PCIDEV", b"VERSION", b"LSPCI",
+    b"rw what?", b"map what",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Block:
     """A block of whole lines: the accesses, and which lines are something else."""
@@ -43,8 +53,30 @@ class Block:
     accesses: Accesses
     others: Positions
 
-    def line(self, number: int) -> bytes:
-        return self.text[self.starts[number] : self.ends[number]]
+    def lines(self, first: int, end: int) -> bytes:
+        """The text of the lines from ``first`` to before ``end``, without the last one's end."""
+        return self.text[self.starts[first] : self.ends[end - 1]]
+
+    def runs(self) -> list[tuple[int, int, int]]:
+        """The lines that are something else: first, end and what, of lines in a row that are NOTHING or FOREIGN.
+
+        OWN lines, and the last line of all, are each by themselves.
+        """
+        if not len(self.others):
+            return []
+        what = np.full(len(self.others), FOREIGN, np.int8)
+        padded = self.text + bytes(8)
+        words = np.ndarray((len(self.text) + 1,), "<u8", padded, strides=(1,))[self.starts[self.others]]
+        for word in _OWN_WORDS:
+            what[words & np.uint64((1 << 8 * len(word)) - 1) == int.from_bytes(word, "little")] = OWN
+        first = words & np.uint64(0xFF)
+        what[(first == _NEWLINE) | (first == _HASH)] = NOTHING
+        what[self.others == len(self.ends) - 1] = OWN
+        breaks = (what[1:] != what[:-1]) | (what[1:] == OWN) | (np.diff(self.others) != 1)
+        begins = np.flatnonzero(np.append(True, breaks))
+        ends = np.append(begins[1:], len(what))
+        firsts, lasts = self.others[begins], self.others[ends - 1]
+        return list(zip(firsts.tolist(), (lasts + 1).tolist(), what[begins].tolist(), strict=True))
 
 
 def parse(text: bytes) -> Block:

@@ -6,6 +6,7 @@ text. There are no times, threads or instruction addresses in it.
 """
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from mmiotap.trace.model import Mapping
 from mmiotap.trace.store import TraceDir
 
 _END = b"\n"
+#: Lines of valgrind's own. Nothing is tried twice, so none takes memory.
+_TEXT = re.compile(rb"(?:[=-][^\n]*+\n)*+")
 #: A longer buffer (a dump of memory) is none: the writer's own are at most 64 KiB.
 _LONGEST_BUFFER = 16 << 20
 _LONGEST_NAME = 4096
@@ -77,16 +80,19 @@ class _Bytes:
         self.offset += size
         return data
 
-    def line(self) -> bytes | None:
-        """Up to the next end of line, and over it; None if none is near."""
+    def skip_line(self) -> bool:
+        """Over the next end of line, and over lines of valgrind's that follow; False if no end is near."""
         while (end := self._held.find(_END, self._at)) < 0:
             if len(self._held) - self._at > LONGEST_LINE:
-                return None
+                return False
             if not self._fill():
                 raise _CutError
         if end - self._at > LONGEST_LINE:
-            return None
-        return self.take(end - self._at + 1)[:-1]
+            return False
+        self.take(end - self._at + 1)
+        if found := _TEXT.match(self._held, self._at):
+            self.take(found.end() - self._at)
+        return True
 
     def _fill(self) -> bool:
         data = self._read(_READ)
@@ -150,8 +156,7 @@ class _Reader:
         begin = data.offset
         kind = data.take(1)
         if kind in (b"=", b"-"):
-            line = data.line()
-            if line is None:
+            if not data.skip_line():
                 raise self._no_record(begin, "a line of valgrind's that does not end")
             return
         if kind == b"n":

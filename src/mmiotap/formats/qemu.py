@@ -86,8 +86,8 @@ def load(log: Log, writer: Writer) -> Ending:
             found.add(text, waiting)
         if not found.spans:
             raise MmiotapError(
-                f"{log.name} is no QEMU log with accesses: no line of it is a memory_region_ops or vfio_region event"
-                + (f" that can be read; line {found.unread[0]} is damaged" if found.unread else "")
+                f"{log.name} is no QEMU log with accesses: of {found.lines} lines none is a memory_region_ops or "
+                "vfio_region event" + (f" that can be read; line {found.unread[0]} is damaged" if found.unread else "")
             )
         waiting.seek(0)
         kept = found.layers()

@@ -57,24 +57,24 @@ class Block:
     regions: list[Region]
     accesses: Accesses
     unread: list[int]
-    others: list[int]
+    others: Positions
 
 
 def parse(text: bytes) -> Block:
     """``text`` is lines, each with its end."""
     plain = _Text(text)
     fast, regions, done = plain.accesses()
-    left = np.flatnonzero(~done)
-    records, unread, others = [], [], []
+    records, unread = [], []
     numbers: dict[Region, int] = {region: number for number, region in enumerate(regions)}
-    for number in left.tolist():
+    for number in np.flatnonzero(~done & (plain.ends - plain.starts >= qemu_lines.SHORTEST)).tolist():
         line = plain.line(number)
+        if qemu_lines.EVENT.search(line) is None:
+            continue
+        done[number] = True
         if (record := qemu_lines.parse(line)) is not None:
             records.append((number, record, numbers.setdefault(record.region, len(numbers))))
-        elif qemu_lines.EVENT.search(line):
-            unread.append(number)
         else:
-            others.append(number)
+            unread.append(number)
     slow = {
         "line": [number for number, _, _ in records],
         "time_ns": [-1 if record.time_ns is None else record.time_ns for _, record, _ in records],
@@ -87,7 +87,7 @@ def parse(text: bytes) -> Block:
     if records:
         order = np.argsort(columns["line"], kind="stable")
         columns = {name: column[order] for name, column in columns.items()}
-    return Block(len(plain.ends), list(numbers), Accesses(**columns), unread, others)
+    return Block(len(plain.ends), list(numbers), Accesses(**columns), unread, np.flatnonzero(~done))
 
 
 class _Text:
@@ -243,23 +243,20 @@ class _Text:
         seconds, good = digits.decimal(start + 19, np.full(len(start), 2))
         ok &= good & (begin - start >= 28) & (seconds < 60)
         ok &= self._at(start + 26, b"Z ") & (self._character(start + 19) == _POINT)
-        minutes = np.full(len(start), -1, np.int64)
         keys, good = self._hash(start, start + 17)
         _, examples, index = np.unique(keys, return_index=True, return_inverse=True)
-        for number, row in enumerate(examples.tolist()):
-            text = self._text[start[row] : start[row] + 17]
-            minutes[index == number] = -1 if (ns := qemu_lines.prefix(text + b"00Z ")[0]) is None else ns
+        texts = [self._text[at : at + 17] for at in start[examples].tolist()]
+        told = [qemu_lines.prefix(text + b"00Z ")[0] for text in texts]
+        minutes = np.array([-1 if ns is None else ns for ns in told], np.int64)[index]
         dated = ok & good & (minutes >= 0)
         time_ns = np.where(dated, minutes + (seconds * _U(10**6) + micros).astype(np.int64) * 1000, -1)
         rest = np.where(dated, start + 28, start)
         # What begins as a date and is none of ours is for the other way of reading.
         ok = dated | ~np.isin(self._character(start), list(b"0123456789"))
         keys, good = self._hash(rest, begin)
-        tid = np.zeros(len(start), np.int32)
         _, examples, index = np.unique(keys, return_index=True, return_inverse=True)
-        for number, row in enumerate(examples.tolist()):
-            tid[index == number] = qemu_lines.prefix(self._text[rest[row] : begin[row]])[1]
-        return time_ns, tid, ok & good
+        threads = [qemu_lines.prefix(self._text[rest[row] : begin[row]])[1] for row in examples.tolist()]
+        return time_ns, np.array(threads, np.int32)[index], ok & good
 
     def _character(self, at: Positions) -> npt.NDArray[np.uint8]:
         return self._padded[at + _PAD]

@@ -30,6 +30,8 @@ _VFIO_WRITE = re.compile(
 )
 #: Where an event begins. What stands before it on its line is a prefix of the log's, or what another has left there.
 EVENT = re.compile(rb"memory_region_(?:ops|subpage|ram_device)_(?:read|write) |vfio_region_(?:read|write) ")
+#: Characters of the shortest of them.
+SHORTEST = len("vfio_region_read ")
 
 #: ``PID@SECONDS.MICROSECONDS:`` (QEMU 4 to 10; a thread's id in all but the oldest).
 _STAMP = re.compile(rb"(\d{1,8})@(\d{1,10})\.(\d{6}):")

@@ -115,11 +115,12 @@ class Decoder:
 
     def _bases(self, map_id: _Array) -> _Array:
         """Physical addresses that mappings begin at; 0 where none was seen. The kernel uses no id twice."""
-        bases = np.zeros(len(map_id), np.uint64)
-        for one in np.unique(map_id).tolist():
-            if one in self._latest:
-                bases[map_id == one] = self._latest[one].physical or 0
-        return bases
+        if not self._latest:
+            return np.zeros(len(map_id), np.uint64)
+        ids = np.array(sorted(self._latest), np.int32)
+        bases = np.array([self._latest[one].physical or 0 for one in ids.tolist()], np.uint64)
+        place = np.minimum(np.searchsorted(ids, map_id), len(ids) - 1)
+        return np.where(ids[place] == map_id, bases[place], np.uint64(0))
 
     def _slow(self, cpu: int, records: Records) -> dict[str, _Array]:
         """Mappings, markers and losses: few, so one by one."""

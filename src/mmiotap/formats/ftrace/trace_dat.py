@@ -31,8 +31,8 @@ _MOST_SECTIONS = 4096
 _COMPRESSED = 1
 #: Decompresses to a length that is known; None: it cannot.
 _Unpack = Callable[[bytes, int], bytes | None]
-#: What tells the layout of a page, and of each kind of record.
-_Texts = tuple[str, list[str]]
+#: What tells the layout of a page, and of each kind of record; and where it begins, as messages say it.
+_Texts = tuple[str, list[str], str]
 # Options of version 7
 _DONE, _BUFFER, _TRACE_CLOCK, _HEADER_INFO, _FTRACE_EVENTS = 0, 3, 4, 16, 17
 
@@ -102,8 +102,8 @@ def load(log: Log, writer: Writer) -> Ending:
         while data := log.read(1 << 20):
             copy.write(data)
         file = _File(log.name, copy, copy.tell(), writer.dir.path)
-        texts, cpus, clock = _contents(file)
-        ending = importing.load(log.name, lambda: Formats.parse(*texts), cpus, writer)
+        (header, events, place), cpus, clock = _contents(file)
+        ending = importing.load(place, lambda: Formats.parse(header, events), cpus, writer)
     return Ending(0, ending.cut, ending.place, info={"clock": clock})
 
 
@@ -138,7 +138,8 @@ def _ftrace_events(file: _File) -> list[str]:
 
 
 def _version_6(file: _File) -> tuple[_Texts, list[Cpu], str]:
-    texts = _header_page(file), _ftrace_events(file)
+    place = f"{file.name}, byte {file.at}"
+    texts = _header_page(file), _ftrace_events(file), place
     for _ in range(file.number(4)):
         file.string()
         for _ in range(file.number(4)):
@@ -190,10 +191,12 @@ def _version_7(file: _File) -> tuple[_Texts, list[Cpu], str]:
         raise file.error(
             f"compressed with {algorithm[:20].decode(errors='backslashreplace')!r}; none, zlib and zstd can be read"
         )
-    header, events, buffers = "", [], []
+    header, events, place, buffers = "", [], "", []
     for option, data in _options(file, file.number(8), unpack):
         if option == _HEADER_INFO:
-            header = _header_page(_section(file, data, unpack))
+            section = _section(file, data, unpack)
+            place = section.name
+            header = _header_page(section)
         elif option == _FTRACE_EVENTS:
             events = _ftrace_events(_section(file, data, unpack))
         elif option == _BUFFER:
@@ -204,7 +207,7 @@ def _version_7(file: _File) -> tuple[_Texts, list[Cpu], str]:
     clock = ""
     for buffer in buffers:
         clock = _buffer(file, buffer, unpack, cpus) or clock
-    return (header, events), cpus, clock
+    return (header, events, place), cpus, clock
 
 
 def _options(file: _File, first: int, unpack: _Unpack) -> Iterator[tuple[int, _File]]:

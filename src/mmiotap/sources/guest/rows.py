@@ -94,9 +94,9 @@ class Rows:
     def _add_lines(self, text: bytes, say: Callable[[bytes], None] | None) -> None:
         block = qemu_block.parse(text)
         self.unread += len(block.unread)
-        if say and block.others:
+        if say and len(block.others):
             lines = text.split(b"\n")
-            for number in block.others:
+            for number in block.others.tolist():
                 say(lines[number])
         if len(block.accesses.line):
             self._add_accesses(block.regions, block.accesses)
