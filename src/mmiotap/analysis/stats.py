@@ -7,11 +7,13 @@ come, and only at the end become the tables a user sees.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmiotap.analysis import ways
 from mmiotap.analysis.symbols import Symbols
+from mmiotap.registers.decode import Decoder
 from mmiotap.trace import layout
 from mmiotap.trace.reader import Trace
 from mmiotap.trace.schema import EVENTS
@@ -57,8 +59,8 @@ class Statistics:
     notes: list[str]  #: modules that gave no names, and why
 
 
-def statistics(trace: Trace) -> Statistics:
-    """Read the trace once, batch by batch."""
+def statistics(trace: Trace, decoder: Decoder | None = None) -> Statistics:
+    """Read the trace once, batch by batch. With a ``decoder`` registers have names, too (``register``)."""
     kinds: dict[str, int] = {}
     went = dict.fromkeys(ways.WAYS, 0)
     first_ns: int | None = None
@@ -85,7 +87,7 @@ def statistics(trace: Trace) -> Statistics:
         went,
         seconds,
         mappings=_with_paths(_roll_up(by_register.merged(), ["map_id"], seconds), trace),
-        registers=_roll_up(by_register.merged(), REGISTER, seconds),
+        registers=_with_names(_roll_up(by_register.merged(), REGISTER, seconds), decoder),
         sites=_roll_up(_with_sites(by_site.merged(), symbols), ["site"], seconds),
         threads=_with_programs(_roll_up(by_thread.merged(), ["pid", "tid"], seconds), trace),
         notes=symbols.notes,
@@ -183,6 +185,15 @@ def _with_paths(table: pa.Table, trace: Trace) -> pa.Table:
     paths = {mapping.map_id: mapping.path for mapping in trace.mappings}
     ids: list[Any] = table["map_id"].to_pylist()
     return table.append_column("path", pa.array([paths.get(map_id) for map_id in ids], pa.string()))
+
+
+def _with_names(table: pa.Table, decoder: Decoder | None) -> pa.Table:
+    if decoder is None:
+        return table
+    places: dict[str, Any] = {name: table[name] for name in REGISTER}
+    places["kind"] = pa.array(["read" if reads else "write" for reads in table["reads"].to_pylist()], pa.string())
+    places["value"] = places["flags"] = pa.array(np.zeros(table.num_rows, np.uint64))
+    return table.append_column("register", decoder.decode(pa.table(places)).register)
 
 
 def _with_sites(merged: pa.Table, symbols: Symbols) -> pa.Table:

@@ -28,6 +28,7 @@ COMMANDS = (
     "stats",
     "sites",
     "info",
+    "annotate",
     "diff",
     "merge",
     "export",

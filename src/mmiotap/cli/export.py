@@ -10,6 +10,7 @@ import contextlib
 import sys
 from pathlib import Path
 
+from mmiotap.cli import names
 from mmiotap.formats import FORMATS
 
 
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=tuple(FORMATS), required=True, help="how to write it")
     parser.add_argument("-o", "--output", metavar="FILE", default="-", help="default: -, the standard output")
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing FILE")
+    names.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,11 +29,15 @@ def run(args: argparse.Namespace) -> int:
     from mmiotap.trace.reader import open_trace
 
     trace = open_trace(args.trace)
+    tables, schema = trace.batches(), trace.schema
+    decoder = names.decoder(args, trace, ours=False)
+    if decoder is not None:
+        tables, schema = decoder.named(tables), decoder.schema(schema)
     if args.output == "-":
         if args.format == "parquet" and sys.stdout.isatty():
             print("mmiotap: Parquet is not for terminals: give a file with -o", file=sys.stderr)
             return 2
-        formats.write(args.format, trace.batches(), trace, sys.stdout.buffer)
+        formats.write(args.format, tables, trace, sys.stdout.buffer, schema)
         sys.stdout.buffer.flush()
         return 0
     path = Path(args.output)
@@ -42,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if path.exists() and not path.is_file():
         # A device or a pipe is written to, not replaced; a pipe's reader may go when it has enough.
         with store.writing(path), contextlib.suppress(BrokenPipeError), path.open("wb") as out:
-            formats.write(args.format, trace.batches(), trace, out)
+            formats.write(args.format, tables, trace, out, schema)
         return 0
     with store.new_file(path, among_others=True) as file:
-        formats.write(args.format, trace.batches(), trace, file)
+        formats.write(args.format, tables, trace, file, schema)
     return 0

@@ -7,10 +7,13 @@ examples:
   mmiotap show driver.mmiotap --kind write --map 'resource0' --offset 0x100..0x1ff
   mmiotap show driver.mmiotap --time 1.5ms..2ms --limit 20
   mmiotap show driver.mmiotap --format csv > driver.csv
+  mmiotap show driver.mmiotap --regs device.rdl@resource0
 """
 
 import argparse
 import sys
+
+from mmiotap.cli import names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", metavar="N", type=int, help="the first N events")
     parser.add_argument("--format", choices=["text", "jsonl", "csv", "mmiotrace"], default="text", help="default: text")
+    names.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,14 +67,19 @@ def run(args: argparse.Namespace) -> int:
     except select.FilterError as error:
         print(f"mmiotap: {error}", file=sys.stderr)
         return 2
+    decoder = names.decoder(args, trace, ours=args.format == "text")
     if args.format == "text":
         from mmiotap.views.lines import COLUMNS
         from mmiotap.views.screen import write_lines
 
         columns = [*COLUMNS, "source"] if trace.sources else COLUMNS
-        write_lines(trace, start, select.limited(trace.batches(columns, where), args.limit))
+        write_lines(trace, start, select.limited(trace.batches(columns, where), args.limit), decoder)
     else:
         from mmiotap import formats
 
-        formats.write(args.format, select.limited(trace.batches(None, where), args.limit), trace, sys.stdout.buffer)
+        tables = select.limited(trace.batches(None, where), args.limit)
+        schema = trace.schema
+        if decoder is not None:
+            tables, schema = decoder.named(tables), decoder.schema(schema)
+        formats.write(args.format, tables, trace, sys.stdout.buffer, schema)
     return 0

@@ -7,6 +7,8 @@ Reads with their times (min, mean, max) need a trace recorded with --latency.
 import argparse
 import sys
 
+from mmiotap.cli import names
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace", metavar="TRACE", help="the trace folder")
@@ -14,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", metavar="N", type=int, help="rows of each table, 0 for all (default: 20; all with --format json)"
     )
     parser.add_argument("--format", choices=["text", "json"], default="text", help="default: text")
+    names.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     accept_all_text()
     trace = open_trace(args.trace)
-    found = statistics(trace)
+    found = statistics(trace, names.decoder(args, trace, ours=True))
     if args.format == "json":
         write_json(found, trace, args.limit or 0)
     else:

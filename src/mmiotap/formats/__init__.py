@@ -17,18 +17,21 @@ FORMATS = {
 }
 
 
-def write(format: str, tables: "Iterator[pa.Table]", trace: "Trace", out: IO[bytes]) -> None:
+def write(
+    format: str, tables: "Iterator[pa.Table]", trace: "Trace", out: IO[bytes], schema: "pa.Schema | None" = None
+) -> None:
     """Write events as they come; little is held in memory.
 
-    ``tables`` have all columns of ``trace``, which is where they are from. Raises KeyError for an unknown format, and
-    what ``out.write`` raises.
+    ``tables`` have all columns of ``trace``, which is where they are from, or those of ``schema``, which has more.
+    Raises KeyError for an unknown format, and what ``out.write`` raises.
     """
     from mmiotap.formats import mmiotrace_writer, rows
 
+    schema = schema or trace.schema
     writers = {
         "mmiotrace": lambda: mmiotrace_writer.write(tables, trace, out),
-        "csv": lambda: rows.write_csv(tables, trace.schema, out),
+        "csv": lambda: rows.write_csv(tables, schema, out),
         "jsonl": lambda: rows.write_jsonl(tables, out),
-        "parquet": lambda: rows.write_parquet(tables, trace.schema, out),
+        "parquet": lambda: rows.write_parquet(tables, schema, out),
     }
     writers[format]()

@@ -43,7 +43,7 @@ def write_parquet(tables: Iterator[pa.Table], schema: pa.Schema, out: IO[bytes])
 
 
 def _readable(table: pa.Table) -> pa.Table:
-    """Words for kinds and sources, hexadecimal digits (low byte first, as it is in memory) for data."""
+    """Words where the table has numbers for them, hexadecimal digits (low byte first, as it is in memory) for data."""
     data = table["data"]
     if data.null_count == len(data):
         digits = pa.nulls(len(data), pa.string())
@@ -51,9 +51,9 @@ def _readable(table: pa.Table) -> pa.Table:
         digits = pa.array([None if one is None else one.hex() for one in data.to_pylist()], pa.string())
     place = {name: number for number, name in enumerate(table.schema.names)}
     table = table.set_column(place["data"], "data", digits)
-    for name in ("kind", "source"):
-        if name in place:
-            table = table.set_column(place[name], name, table[name].cast(pa.string()))
+    for name, number in place.items():
+        if pa.types.is_dictionary(table[name].type):
+            table = table.set_column(number, name, table[name].cast(pa.string()))
     return table
 
 

@@ -64,6 +64,10 @@ class TraceDir:
     def sites_file(self) -> Path:
         return self.path / "sites.jsonl"
 
+    @property
+    def registers_file(self) -> Path:
+        return self.path / "registers.json"
+
     def part(self, number: int) -> Path:
         return self.events / f"part-{number:06}.parquet"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mmiotap.registers.decode import Decoder
 from mmiotap.trace import layout
 from mmiotap.trace.model import Mapping
 from mmiotap.trace.names import short_name
@@ -32,6 +33,9 @@ REASONS = {
 
 COLOURS = {"read": "36", "write": "33", "map": "2", "unmap": "2", "mark": "1;32", "lost": "1;31", "unknown": "35"}
 
+#: Characters for the names of registers; longer ones move what follows.
+NAME_WIDTH = 24
+
 COLUMNS = (
     "time_ns", "duration_ns", "kind", "width", "map_id", "offset", "value", "data", "pc", "pid", "tid", "flags", "text",
 )  # fmt: skip
@@ -48,8 +52,14 @@ class EventLines:
         processes: bool,
         colour: bool,
         sources: Sequence[str] = (),
+        decoder: Decoder | None = None,
     ) -> None:
-        """``processes``: name them, too. ``sources`` are those of a merged trace; tables then have this column."""
+        """``processes``: name them, too. ``sources`` are those of a merged trace; tables then have this column.
+
+        ``decoder``: accesses have the names of registers and fields.
+        """
+        self._decoder = decoder
+        self._name_width = 0 if decoder is None else min(decoder.name_width, NAME_WIDTH)
         self._start_ns = start_ns
         self._processes = processes
         self._colour = colour
@@ -63,12 +73,15 @@ class EventLines:
         """One line, without its newline, for each row of a table with :data:`COLUMNS`; ``sites`` names their pcs."""
         columns = [table[name].to_pylist() for name in COLUMNS]
         sources = table["source"].to_pylist() if self._source_width else itertools.repeat("", table.num_rows)
-        for row in zip(*columns, sites, sources, strict=True):
-            time, duration, kind, width, map_id, offset, value, data, _, pid, tid, flags, text, site, source = row
+        names = self._names(table)
+        for row in zip(*columns, sites, sources, *names, strict=True):
+            time, duration, kind, width, map_id, offset, value, data, _, pid, tid, flags, text, site, source, *name = (
+                row
+            )
             if kind in ("read", "write"):
-                rest = self._access(kind, width, map_id, offset, value, data, flags, duration, site)
+                rest = self._access(kind, width, map_id, offset, value, data, flags, duration, site, *name)
             elif kind == "unknown":
-                rest = self._unknown(width, map_id, offset, data, flags, site)
+                rest = self._unknown(width, map_id, offset, data, flags, site, *name)
             elif kind == "map":
                 rest = self._map(map_id, text)
             elif kind == "unmap":
@@ -92,6 +105,8 @@ class EventLines:
         flags: int,
         duration: int | None,
         site: str,
+        register: str | None = None,
+        fields: str | None = None,
     ) -> str:
         arrow = "->" if kind == "read" else "<-"
         if flags & layout.VALUE_UNKNOWN:
@@ -101,12 +116,23 @@ class EventLines:
         else:
             shown = f"0x{value:0{2 * width}x}"
         took = "" if duration is None else f"{duration_text(duration):>8}"
-        where = f"{width:>2} {self._label(map_id)}  {self._offset(offset)}"
-        return _spaced(f"{where} {arrow} {shown:<18}", took, site, flag_words(flags))
+        where = f"{width:>2} {self._label(map_id)}  {self._offset(offset)}{self._name(register)}"
+        meaning = f"{{{printable(fields)}}}" if fields else ""
+        return _spaced(f"{where} {arrow} {shown:<18}", took, meaning, site, flag_words(flags))
 
-    def _unknown(self, width: int, map_id: int, offset: int, data: bytes | None, flags: int, site: str) -> str:
+    def _unknown(
+        self,
+        width: int,
+        map_id: int,
+        offset: int,
+        data: bytes | None,
+        flags: int,
+        site: str,
+        register: str | None = None,
+        _fields: str | None = None,
+    ) -> str:
         code = f"instruction {data.hex(' ')}" if data else "instruction unknown"
-        where = f"{width or '?':>2} {self._label(map_id)}  {self._offset(offset)}"
+        where = f"{width or '?':>2} {self._label(map_id)}  {self._offset(offset)}{self._name(register)}"
         return _spaced(f"{where}  ? {code:<18}", site, flag_words(flags))
 
     def _map(self, map_id: int, text: str | None) -> str:
@@ -114,6 +140,15 @@ class EventLines:
         if text is not None:
             mapping = _from_text(text) or mapping
         return f"{'':2} {self._label(map_id)}  {'' if mapping is None else map_text(mapping)}"
+
+    def _names(self, table: pa.Table) -> list[list[str | None]]:
+        if self._decoder is None:
+            return []
+        decoded = self._decoder.decode(table)
+        return [decoded.register.to_pylist(), decoded.fields.to_pylist()]
+
+    def _name(self, register: str | None) -> str:
+        return f" {printable(register or ''):<{self._name_width}}" if self._name_width else ""
 
     def _label(self, map_id: int) -> str:
         return f"{self._labels.get(map_id) or f'{map_id}:?':<{self._label_width}}"

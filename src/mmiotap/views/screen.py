@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from mmiotap.analysis.symbols import Symbols
+from mmiotap.registers.decode import Decoder
 from mmiotap.trace.reader import Trace
 from mmiotap.views.lines import EventLines
 
@@ -19,8 +20,11 @@ def wants_colour() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def write_lines(trace: Trace, start_ns: int, tables: Iterable[pa.Table]) -> None:
-    """Write the events as lines to standard output, and to standard error which modules gave no names."""
+def write_lines(trace: Trace, start_ns: int, tables: Iterable[pa.Table], decoder: Decoder | None = None) -> None:
+    """Write the events as lines to standard output, and to standard error which modules gave no names.
+
+    With a ``decoder`` registers have names.
+    """
     symbols = Symbols(trace.modules, trace.processes)
     lines = EventLines(
         trace.mappings,
@@ -28,6 +32,7 @@ def write_lines(trace: Trace, start_ns: int, tables: Iterable[pa.Table]) -> None
         processes=len(trace.processes) > 1,
         colour=wants_colour(),
         sources=trace.sources,
+        decoder=decoder,
     )
     for table in tables:
         for first in range(0, table.num_rows, CHUNK_ROWS):

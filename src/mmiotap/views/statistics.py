@@ -25,7 +25,12 @@ def write_text(found: Statistics, trace: Trace, limit: int) -> None:
     registers = [
         [labels.get(row["map_id"], f"{row['map_id']}:?"), f"{row['offset']:#x}"] for row in found.registers.to_pylist()
     ]
-    _write("Registers", ["mapping", "offset"], registers, found.registers, limit, values=True)
+    keys = ["mapping", "offset"]
+    if "register" in found.registers.schema.names:
+        keys.append("register")
+        for cells, name in zip(registers, found.registers["register"].to_pylist(), strict=True):
+            cells.append(printable(name or ""))
+    _write("Registers", keys, registers, found.registers, limit, values=True)
     sites = [[printable(row["site"]) or "?"] for row in found.sites.to_pylist()]
     _write("Sites", ["site"], sites, found.sites, limit)
     threads = [

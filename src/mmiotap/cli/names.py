@@ -1,0 +1,38 @@
+"""The options of all commands that name registers."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmiotap.registers.decode import Decoder
+    from mmiotap.trace.reader import Trace
+
+
+def add_descriptions(parser: argparse.ArgumentParser) -> None:
+    """Which descriptions, and how they are read."""
+    parser.add_argument(
+        "--regs",
+        metavar="FILE[@MAP[+OFFSET]]",
+        action="append",
+        default=[],
+        help="name registers by a description of a mapping: SystemRDL, CMSIS-SVD, rnndb, Python, or the name of "
+        "one that is shipped (may be repeated)",
+    )
+    parser.add_argument(
+        "--variant", metavar="[SET=]NAME", action="append", default=[], help="of rnndb: this one (may be repeated)"
+    )
+    parser.add_argument("--perl", action="store_true", help="let Perl programs in SystemRDL run")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_descriptions(parser)
+    parser.add_argument("--no-regs", action="store_true", help="do not name registers")
+
+
+def decoder(args: argparse.Namespace, trace: "Trace", *, ours: bool) -> "Decoder | None":
+    """What these options mean for a trace. ``ours``: where they say nothing, it may be a description that we ship."""
+    from mmiotap.registers import choose
+
+    if args.no_regs:
+        return None
+    return choose.decoder(trace, args.regs, args.variant, perl=args.perl, ours=ours)

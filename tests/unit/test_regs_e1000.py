@@ -1,0 +1,165 @@
+"""The descriptions that are shipped, and a real driver's start-up decoded by one of them."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mmiotap.cli import main
+from mmiotap.formats.mmiotrace import import_log
+from mmiotap.registers import choose, shipped
+from mmiotap.registers.load import Wanted, load
+from mmiotap.registers.model import Description
+from mmiotap.trace.reader import Trace, open_trace
+from test_formats_mmiotrace import FIXTURE
+
+#: Registers of the 8254x that hold data, not fields: what is written there is shown as it is.
+DATA = ("MTA", "VFTA", "RAL", "FCAL", "RDBAL", "RDBAH", "TDBAL", "TDBAH")
+
+#: Every register that the driver touches, with what the manual (317453, chapter 13) says its offset is.
+SEEN = """
+0x0000 CTRL, 0x0008 STATUS, 0x0010 EECD, 0x0020 MDIC, 0x0028 FCAL, 0x002c FCAH, 0x0030 FCT, 0x0038 VET, 0x00c0 ICR,
+0x00c4 ITR, 0x00c8 ICS, 0x00d0 IMS, 0x00d8 IMC, 0x0100 RCTL, 0x0170 FCTTV, 0x0400 TCTL, 0x0410 TIPG, 0x0458 AIFS,
+0x0e00 LEDCTL, 0x1000 PBA, 0x2160 FCRTL, 0x2168 FCRTH, 0x2800 RDBAL, 0x2804 RDBAH, 0x2808 RDLEN, 0x2810 RDH, 0x2818
+RDT, 0x2820 RDTR, 0x282c RADV, 0x3800 TDBAL, 0x3804 TDBAH, 0x3808 TDLEN, 0x3810 TDH, 0x3818 TDT, 0x3820 TIDV, 0x3828
+TXDCTL, 0x382c TADV, 0x4000 CRCERRS, 0x4004 ALGNERRC, 0x4008 SYMERRS, 0x400c RXERRC, 0x4010 MPC, 0x4014 SCC, 0x4018
+ECOL, 0x401c MCC, 0x4020 LATECOL, 0x4028 COLC, 0x4030 DC, 0x4034 TNCRS, 0x4038 SEC, 0x403c CEXTERR, 0x4040 RLEC,
+0x4048 XONRXC, 0x404c XONTXC, 0x4050 XOFFRXC, 0x4054 XOFFTXC, 0x4058 FCRUC, 0x405c PRC64, 0x4060 PRC127, 0x4064
+PRC255, 0x4068 PRC511, 0x406c PRC1023, 0x4070 PRC1522, 0x4074 GPRC, 0x4078 BPRC, 0x407c MPRC, 0x4080 GPTC, 0x4088
+GORCL, 0x408c GORCH, 0x4090 GOTCL, 0x4094 GOTCH, 0x40a0 RNBC, 0x40a4 RUC, 0x40a8 RFC, 0x40ac ROC, 0x40b0 RJC, 0x40b4
+MGTPRC, 0x40b8 MGTPDC, 0x40bc MGTPTC, 0x40c0 TORL, 0x40c4 TORH, 0x40c8 TOTL, 0x40cc TOTH, 0x40d0 TPR, 0x40d4 TPT,
+0x40d8 PTC64, 0x40dc PTC127, 0x40e0 PTC255, 0x40e4 PTC511, 0x40e8 PTC1023, 0x40ec PTC1522, 0x40f0 MPTC, 0x40f4 BPTC,
+0x40f8 TSCTC, 0x40fc TSCTFC, 0x5000 RXCSUM, 0x5800 WUC, 0x5820 MANC
+"""
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
+    """A start-up of Linux's e1000 on QEMU's 82540EM, recorded by the kernel's mmiotrace."""
+    path = tmp_path_factory.mktemp("e1000") / "t"
+    with FIXTURE.open("rb") as log:
+        import_log(log, "log", path, force=False)
+    return open_trace(path)
+
+
+def accesses(trace: Trace) -> list[tuple[str, int, int, str | None, str | None]]:
+    decoder = choose.decoder(trace, [], [], perl=False, ours=True)
+    assert decoder is not None
+    return [
+        (event["kind"], event["offset"], event["value"], event["register"], event["fields"])
+        for table in decoder.named(trace.batches())
+        for event in table.to_pylist()
+        if event["kind"] in ("read", "write")
+    ]
+
+
+def test_every_access_has_the_right_name(trace: Trace) -> None:
+    expected = {int(offset, 16): name for offset, name in (one.split() for one in SEEN.split(","))}
+    expected |= {0x5200 + 4 * i: f"MTA[{i}]" for i in range(128)}
+    expected |= {0x5600 + 4 * i: f"VFTA[{i}]" for i in range(128)}
+    expected |= {0x5400 + 8 * i: f"RA[{i}].RAL" for i in range(15)} | {
+        0x5404 + 8 * i: f"RA[{i}].RAH" for i in range(15)
+    }
+    found = accesses(trace)
+    assert len(found) == 14072
+    assert {offset: name for _, offset, _, name, _ in found} == expected
+
+
+def test_writes_to_control_registers_name_their_fields(trace: Trace) -> None:
+    writes = [
+        (name, fields)
+        for kind, _, value, name, fields in accesses(trace)
+        if kind == "write" and value and name and name.partition("[")[0].rpartition(".")[2] not in DATA
+    ]
+    control = [(name, fields) for name, fields in writes if not name.endswith(".RAL")]
+    assert len(control) > 5000
+    share = sum(1 for _, fields in control if fields and fields != "?") / len(control)
+    assert share >= 0.95, share
+    assert share == 1.0
+
+
+def test_bits_mean_what_the_manual_says(trace: Trace) -> None:
+    said = Counter((kind, name, value, fields) for kind, _, value, name, fields in accesses(trace))
+    for one in (
+        # 13.4.1: bit 6, bits 9:8 = 10b, bit 18, bit 20; then bit 30, bit 27, bit 31
+        ("write", "CTRL", 0xC8140240, "SLU SPEED=MBIT1000 SDP0_DATA ADVD3WUC RFCE VME PHY_RST"),
+        # 13.4.2: bits 0, 1, 7:6 = 10b, 9:8 = 11b; the manual has nothing for bits 10, 19 and 31
+        ("read", "STATUS", 0x80080783, "FD LU SPEED=MBIT1000 ASDV=3 ?=0x80080400"),
+        # 13.4.3: bit 0, 1, 2, then 6, 7, 8
+        ("write", "EECD", 0x1C7, "SK CS DI EE_REQ EE_GNT EE_PRES"),
+        # 13.4.20: bits 0, 2, 3, 4, 7
+        ("write", "IMS", 0x9D, "TXDW LSC RXSEQ RXDMT0 RXT0"),
+        # 13.4.22: bits 1 and 15
+        ("write", "RCTL", 0x8002, "EN BAM"),
+        # 13.4.33: bits 1, 3, 11:4 = 15, 21:12 = 63, 24
+        ("write", "TCTL", 0x103F0FA, "EN PSP CT=0xf COLD=0x3f RTLC"),
+        # 13.4.34: 8, 8, 6
+        ("write", "TIPG", 0x602008, "IPGT=8 IPGR1=8 IPGR2=6"),
+        ("write", "TXDCTL", 0x1010000, "WTHRESH=1 GRAN"),
+        ("write", "FCRTL", 0x8000ACC0, "RTL=0x1598 XONE"),
+        ("read", "ICR", 0x83, "TXDW TXQE RXT0"),
+        ("write", "RA[0].RAH", 0x80005634, "ADDRESS=0x5634 AV"),
+    ):
+        assert said[one], one
+    mdic = next(fields for kind, _, value, name, fields in accesses(trace) if (name, value) == ("MDIC", 0x08220000))
+    assert mdic == "REGADD=2 PHYADD=1 OP=READ"  # 13.4.7
+
+
+def test_show_and_stats_find_it_by_pci_id(trace: Trace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(trace.path), "--kind", "write", "--offset", "0x100"]) == 0
+    lines = [line.split("1:BAR0")[1].strip() for line in capsys.readouterr().out.splitlines()]
+    assert set(lines) == {
+        "0x00100 RCTL             <- 0x00000000",
+        "0x00100 RCTL             <- 0x00008000          {BAM}",
+        "0x00100 RCTL             <- 0x00008002          {EN BAM}",
+    }
+    assert main(["show", str(trace.path), "--no-regs", "--offset", "0x100", "--limit", "1"]) == 0
+    assert capsys.readouterr().out.split("1:BAR0")[1].strip() == "0x00100 <- 0x00000000"
+    assert main(["stats", str(trace.path), "--limit", "2"]) == 0
+    table = capsys.readouterr().out.split("Registers")[1].splitlines()
+    assert [line.split()[:3] for line in table[1:4]] == [
+        ["mapping", "offset", "register"],
+        ["1:BAR0", "0x10", "EECD"],
+        ["1:BAR0", "0x8", "STATUS"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["edu", "e1000", "nvme"])
+def test_shipped(name: str) -> None:
+    description = load(Wanted.parse(name))
+    assert len({one.name for one in description.registers}) == len(description.registers)
+    for one in description.registers:
+        assert one.offset % one.width == 0, one.name
+
+
+def register(description: Description, name: str) -> tuple[int, int, dict[str, tuple[int, int]]]:
+    [found] = [one for one in description.registers if one.name == name]
+    return found.offset, found.width, {field.name: (field.lsb, field.width) for field in found.fields}
+
+
+def test_shipped_nvme() -> None:
+    """Some of what the NVMe base specification says, and where its doorbells are."""
+    nvme = load(Wanted.parse("nvme"))
+    assert register(nvme, "CC") == (
+        0x14,
+        4,
+        {"EN": (0, 1), "CSS": (4, 3), "MPS": (7, 4), "AMS": (11, 3), "SHN": (14, 2), "IOSQES": (16, 4)}
+        | {"IOCQES": (20, 4), "CRIME": (24, 1)},
+    )
+    assert register(nvme, "ASQ") == (0x28, 8, {"ASQB": (12, 52)})
+    assert register(nvme, "Q[3].CQHDBL")[:2] == (0x1000 + (2 * 3 + 1) * 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "device", "bar", "name"),
+    [
+        (0x8086, 0x100E, 0, "e1000"),
+        (0x8086, 0x100E, 1, None),
+        (0x8086, 0x10D3, 0, None),  # 82574: another family
+        (0x1234, 0x11E8, 0, "edu"),
+        (0x1B36, 0x0010, 0, "nvme"),
+    ],
+)
+def test_found_by_pci_id(vendor: int, device: int, bar: int, name: str | None) -> None:
+    path: Path | None = shipped.of(vendor, device, bar)
+    assert (path and path.stem) == name
