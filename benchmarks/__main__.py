@@ -5,7 +5,7 @@ import sys
 
 NAMES = (
     "trap", "patched", "punned", "untouched", "race", "observe", "hooks", "store", "startup", "import_mmiotrace",
-    "others", "outside",
+    "others", "outside", "guest",
 )  # fmt: skip
 
 
