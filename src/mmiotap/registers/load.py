@@ -55,24 +55,33 @@ def load(wanted: Wanted, variants: Sequence[str] = (), *, perl: bool = False) ->
 
     Raises MmiotapError, one line with the place and the cause.
     """
-    path = wanted.file
+    path, part = wanted.file, wanted.part
     try:
-        kind = _kind(path)
+        with path.open("rb") as file:
+            file.read(1)
     except OSError as error:
         raise wrong(path, None, error.strerror or str(error)) from error
-    with _own_streams():
-        if kind == "SystemRDL":
-            from mmiotap.registers import rdl
+    try:
+        with _own_streams():
+            match path.suffix.lower():
+                case ".rdl":
+                    from mmiotap.registers import rdl
 
-            return rdl.read(path, wanted.part, perl=perl)
-    raise wrong(path, None, kind)
+                    return rdl.read(path, part, perl=perl)
+                case ".xml" | ".svd":
+                    from mmiotap.registers import markup, rnndb, svd
 
+                    root = markup.parse(path)
+                    return (
+                        svd.read(path, part, root) if root.tag == "device" else rnndb.read(path, part, variants, root)
+                    )
+                case ".py":
+                    from mmiotap.registers import classes_reader
 
-def _kind(path: Path) -> str:
-    """What language a file is in. Raises OSError if it cannot be read."""
-    with path.open("rb") as file:
-        file.read(1)
-    return {".rdl": "SystemRDL"}[path.suffix]
+                    return classes_reader.read(path, part)
+    except RecursionError as error:
+        raise wrong(path, None, "it is nested too deeply, or within itself") from error
+    raise wrong(path, None, "its name does not say what it is; there are .rdl, .svd, .xml (SVD or rnndb) and .py")
 
 
 @contextlib.contextmanager

@@ -22,8 +22,6 @@ def read(path: Path, part: str | None, *, perl: bool = False) -> Description:
         raise messages.error(error) from error
     except UnicodeDecodeError as error:
         raise wrong(path, None, f"this is no SystemRDL: {error}") from error
-    except RecursionError as error:
-        raise wrong(path, None, "it is nested too deeply") from error
     return flatten(f"{path.name}:{part}" if part else path.name, str(path), top)
 
 

@@ -139,7 +139,7 @@ class _Fields:
         self.shift = np.array([field.shift for field in fields], np.int64)
         self.radix = np.array([field.radix for field in fields], np.int64)
         #: It is the whole register: what it holds is the register's value.
-        self.whole = np.array([field.width == width for field, width in rows], np.bool_)
+        self.whole = np.array([field.width == width and _is_plain(field) for field, width in rows], np.bool_)
         self.values = _Values([field.values for field in fields])
 
     def of(self, direction: Ints, row: Ints) -> tuple[Ints, Ints]:
@@ -174,6 +174,11 @@ class _Values:
         found = np.minimum(np.searchsorted(self._keys, key), len(self._keys) - 1)
         right = (self._table[field] >= 0) & (self._numbers[number] == value) & (self._keys[found] == key)
         return np.where(right, found, -1)
+
+
+def _is_plain(field: Field) -> bool:
+    """It shows a number as every value is shown."""
+    return field.form in ("hex", "uint") and not field.shift
 
 
 def _able(direction: int) -> Callable[[Any], bool]:

@@ -132,7 +132,7 @@ def _numbered(name: str) -> Iterator[str]:
     return itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
 
 
-def describe(name: str, path: str, registers: Sequence[Register]) -> Description:
+def describe(name: str, path: str, registers: Sequence[Register], *, absolute: bool = False) -> Description:
     """Registers that a reader has found, checked as a tree of their own. Raises MmiotapError with place and cause."""
     if not registers:
         raise wrong(path, None, f"no register is described{'' if name == path else f' in {name}'}")
@@ -144,7 +144,7 @@ def describe(name: str, path: str, registers: Sequence[Register]) -> Description
         top = compiler.elaborate(_TOP).top
     except RDLCompileError as error:
         raise messages.error(error) from error
-    return flatten(name, path, top, imported=True)
+    return replace(flatten(name, path, top, imported=True), absolute=absolute)
 
 
 def flatten(name: str, path: str, top: AddrmapNode, *, imported: bool = False) -> Description:
