@@ -130,4 +130,4 @@ def test_the_example_of_the_documentation(tmp_path: Path) -> None:
     page = Path(__file__).parents[2] / "docs" / "registers.md"
     path = tmp_path / "device.py"
     path.write_text(page.read_text().split("```python\n")[1].split("```")[0])
-    assert decoded(load(Wanted(path)), "write", 0x0, 0x1209) == ("CTRL", "EN COUNT=0x12 MODE=FAST")
+    assert decoded(load(Wanted(path)), "write", 0x0, 0x1209) == ("CTRL", "EN MODE=FAST COUNT=0x12")
