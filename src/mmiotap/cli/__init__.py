@@ -17,6 +17,7 @@ import sys
 from typing import Protocol, cast
 
 from mmiotap.trace.errors import MmiotapError
+from mmiotap.version import VERSION
 
 COMMANDS = (
     "record",
@@ -81,9 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.version:
-        from importlib.metadata import version
-
-        print(f"mmiotap {version('mmiotap')}")
+        print(f"mmiotap {VERSION}")
         return 0
     if args.command is None:
         parser.print_help()

@@ -21,6 +21,7 @@ from mmiotap.sources.futex import Futex
 from mmiotap.trace import layout, store
 from mmiotap.trace.arena import PROTOCOLS, SMP_WAYS, Arena, ArenaWriter
 from mmiotap.trace.errors import MmiotapError
+from mmiotap.version import VERSION
 
 if TYPE_CHECKING:
     from mmiotap.sources.observers import Observers
@@ -325,7 +326,7 @@ def start_info(command: list[str], settings: dict[str, Any], source: str, starte
         "host": os.uname().nodename,
         "kernel": os.uname().release,
         "boot_id": store.boot_id(),
-        "mmiotap": _version(),
+        "mmiotap": VERSION,
         "started": _utc_now(),
         "start_mono_ns": started,
         "start_unix_ns": time.time_ns(),
@@ -339,16 +340,6 @@ def start_info(command: list[str], settings: dict[str, Any], source: str, starte
         "not_selected": [],
         "source": source,
     }
-
-
-def _version() -> str:
-    """Ours, as installed; a source tree that is not installed has none."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("mmiotap")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _own_start() -> int:
