@@ -4,7 +4,7 @@ import importlib
 import sys
 
 NAMES = (
-    "trap", "patched", "punned", "untouched", "race", "observe", "hooks", "store", "startup", "import_mmiotrace",
+    "trap", "patched", "punned", "untouched", "race", "observe", "hooks", "store", "startup", "import_logs",
     "others", "outside", "guest",
 )  # fmt: skip
 

@@ -7,15 +7,16 @@ Positions = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.uint64]
 Flags = npt.NDArray[np.bool_]
 
-_NOT_A_DIGIT = 0xFF
-_DIGIT = bytes(int(chr(c), 16) if chr(c) in "0123456789abcdefABCDEF" else _NOT_A_DIGIT for c in range(256))
-
 _U = np.uint64
+_ONES = _U(0x0101010101010101)
+_ZEROS = _U(0x3030303030303030)  #: eight characters "0"
 _HIGH_NIBBLES = _U(0xF0F0F0F0F0F0F0F0)
 _SIXES = _U(0x0606060606060606)
 _BYTES = _U(0x00FF00FF00FF00FF)
 _PAIRS = _U(0x0000FFFF0000FFFF)
 _QUADS = _U(0x00000000FFFFFFFF)
+#: By how much "a" ^ "0" is more than ten.
+_LETTER = _U(0x47)
 
 
 class Digits:
@@ -26,12 +27,17 @@ class Digits:
     """
 
     def __init__(self, text: bytes) -> None:
-        padded = bytes(16) + text.translate(_DIGIT)
+        padded = bytes(16) + text
+        self._characters = np.frombuffer(padded, np.uint8)
         # One overlapping word for every position: word p is the eight characters that end 8 before p in the text.
         self._words: Numbers = np.ndarray((len(text) + 9,), dtype="<u8", buffer=padded, strides=(1,))
 
     def decimal(self, end: Positions, length: Positions) -> tuple[Numbers, Flags]:
         """Decimal numbers of one to eight digits."""
+        if length.max(initial=0) <= 1:
+            # As most are, and much cheaper.
+            digit = self._characters[end + 15] ^ np.uint8(_ZEROS & _U(0xFF))
+            return digit.astype(np.uint64), (length == 1) & (digit < 10)
         word = self._word(end + 8, length)
         ok = (length >= 1) & (length <= 8) & ((((word + _SIXES) | word) & _HIGH_NIBBLES) == 0)
         word = (word * _U(10) + (word >> _U(8))) & _BYTES
@@ -39,24 +45,29 @@ class Digits:
         return (word * _U(10000) + (word >> _U(32))) & _QUADS, ok
 
     def hexadecimal(self, end: Positions, length: Positions) -> tuple[Numbers, Flags]:
-        """Hexadecimal numbers of one to sixteen digits, without a prefix."""
+        """Hexadecimal numbers of one to sixteen digits, letters in lower case, without a prefix."""
         value, ok = self._hexadecimal_word(end + 8, np.minimum(length, 8))
         ok &= (length >= 1) & (length <= 16)
-        if (length > 8).any():
-            high, high_ok = self._hexadecimal_word(end, np.maximum(length - 8, 0))
-            value |= high << _U(32)
-            ok &= high_ok
+        long = np.flatnonzero(length > 8)
+        if len(long):
+            rows = long if len(long) < len(length) else slice(None)
+            high, high_ok = self._hexadecimal_word(end[rows], np.minimum(length[rows] - 8, 8))
+            value[rows] |= high << _U(32)
+            ok[rows] &= high_ok
         return value, ok
 
     def _hexadecimal_word(self, at: Positions, length: Positions) -> tuple[Numbers, Flags]:
         word = self._word(at, length)
-        ok = (word & _HIGH_NIBBLES) == 0
+        letter = (word >> _U(6)) & _ONES
+        word = word - letter * _LETTER
+        # Above nine are letters, and letters alone.
+        ok = ((word | ((((word + _SIXES) >> _U(4)) ^ letter) << _U(4))) & _HIGH_NIBBLES) == 0
         word = ((word << _U(4)) | (word >> _U(8))) & _BYTES
         word = ((word << _U(8)) | (word >> _U(16))) & _PAIRS
         return ((word << _U(16)) | (word >> _U(32))) & _QUADS, ok
 
     def _word(self, at: Positions, length: Positions) -> Numbers:
-        """The last ``length`` (0 to 8) digits of each word; what stands before them becomes zeros, which lead."""
+        """The last ``length`` (0 to 8) digits of each word, "0" as 0; what stands before becomes zeros, which lead."""
         surplus = ((8 - length) * 8).astype(np.uint64)
-        word: Numbers = (self._words[at] >> surplus) << surplus
+        word: Numbers = ((self._words[at] ^ _ZEROS) >> surplus) << surplus
         return word

@@ -20,8 +20,8 @@ from mmiotap.trace.model import Mapping
 from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
 from mmiotap.trace.writer import TraceWriter
 
-#: Bytes of a log that are read at a time.
-BLOCK = 8 << 20
+#: Bytes of a log that are read at a time: what is made of them stays in the processor's caches.
+BLOCK = 1 << 20
 #: A longer line is none of any log: it would have to be held in memory.
 LONGEST_LINE = 1 << 20
 #: Flags of an access whose value the source does not tell.
@@ -150,6 +150,28 @@ class Lines:
         if begin < end:
             self.count += block.count(b"\n", begin, end) + (block[end - 1 : end] != b"\n")
             self.passed_over += len(_SAYS_SOMETHING.findall(block, begin, end))
+
+
+class Tables:
+    """Tables on their way into a trace, as parts that are large enough. Call flush at the end."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._waiting: list[pa.Table] = []
+        self._rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        if table.num_rows:
+            self._waiting.append(table)
+            self._rows += table.num_rows
+            if self._rows >= _ROWS:
+                self.flush()
+
+    def flush(self) -> None:
+        if self._waiting:
+            self._writer.append(pa.concat_tables(self._waiting))
+            self._waiting.clear()
+            self._rows = 0
 
 
 class Rows:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from mmiotap.formats import mmiotrace_block, mmiotrace_lines
 from mmiotap.formats.compressed import Log
-from mmiotap.formats.importing import LONGEST_LINE, NOT_SAID, Ending, Imported, Writer, blocks, make_trace
+from mmiotap.formats.importing import LONGEST_LINE, NOT_SAID, Ending, Imported, Tables, Writer, blocks, make_trace
 from mmiotap.formats.mmiotrace_lines import VERSION, Record
 from mmiotap.formats.pci import PciDevice, place
 from mmiotap.trace import layout
@@ -43,8 +43,10 @@ def import_log(raw: BinaryIO, name: str, path: Path, *, force: bool = False) -> 
 def load(log: Log, writer: Writer) -> Ending:
     """The importer (:mod:`mmiotap.formats.importing`)."""
     reader = Reader(log.name)
+    tables = Tables(writer)
     for text in _blocks(log):
-        writer.append(reader.table(text))
+        tables.add(reader.table(text))
+    tables.flush()
     writer.add_mappings(reader.mappings)
     info = {
         "pci_devices": [device.to_json() for device in reader.devices],

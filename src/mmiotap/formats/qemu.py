@@ -16,14 +16,14 @@ import pyarrow as pa
 
 from mmiotap.formats import qemu_block, qemu_lines
 from mmiotap.formats.compressed import Log
-from mmiotap.formats.importing import Ending, Imported, Writer, make_trace
+from mmiotap.formats.importing import Ending, Imported, Tables, Writer, make_trace
 from mmiotap.formats.qemu_block import Accesses
 from mmiotap.formats.qemu_lines import Region
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping
 from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
 
-_BLOCK = 4 << 20
+_BLOCK = 1 << 20
 #: A line that is longer than that is no access, and not kept.
 _LONGEST_LINE = 1 << 16
 #: A PC has memory below this address, and ports; so what is a region there is one of ports.
@@ -33,6 +33,14 @@ _PAGE = 4096
 _CODES: npt.NDArray[np.int8] = np.zeros(max(KINDS) + 1, np.int8)
 _CODES[list(KINDS)] = range(len(KINDS))
 _WORDS = list(KINDS.values())
+#: Columns of accesses, as they wait.
+_COLUMNS = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "line": np.int64, "time_ns": np.int64, "kind": np.int8, "width": np.uint16, "region": np.int32,
+        "address": np.uint64, "value": np.uint64, "tid": np.int32, "cpu": np.int16,
+    }.items()
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,11 +101,12 @@ def load(log: Log, writer: Writer) -> Ending:
         kept = found.layers()
         mappings = [mapping(number, *one, pid=0) for number, one in enumerate(found.spans.items())]
         mappings = [one for one, region in zip(mappings, found.spans, strict=True) if region.event in kept]
-        rows = _Rows(mappings, timed=found.timed)
+        rows, tables = _Rows(mappings, timed=found.timed), Tables(writer)
         for accesses in _waiting(waiting):
             table = rows.table(accesses)
             kept_rows += table.num_rows
-            writer.append(table)
+            tables.add(table)
+        tables.flush()
     writer.add_mappings(mappings)
     first_unread = found.unread[0] if found.unread else None
     info = {
@@ -204,8 +213,9 @@ class _Found:
             "region": place[accesses.region] if len(place) else accesses.region,
         }
         if len(accesses.line):
-            for column in columns.values():
-                np.save(waiting, column)
+            waiting.write(len(accesses.line).to_bytes(8, "little"))
+            for name, dtype in _COLUMNS.items():
+                waiting.write(columns[name].astype(dtype, copy=False).data)
         self.lines += block.lines
         self.accesses += len(accesses.line)
 
@@ -217,11 +227,12 @@ class _Found:
 
 
 def _waiting(file: IO[bytes]) -> Iterator[Accesses]:
-    names = list(Accesses.__dataclass_fields__)
-    end = file.seek(0, 2)
     file.seek(0)
-    while file.tell() < end:
-        yield Accesses(**{name: np.load(file) for name in names})
+    while head := file.read(8):
+        count = int.from_bytes(head, "little")
+        yield Accesses(
+            **{name: np.frombuffer(file.read(count * dtype.itemsize), dtype) for name, dtype in _COLUMNS.items()}
+        )
 
 
 class _Rows:

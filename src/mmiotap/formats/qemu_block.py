@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from mmiotap.formats import qemu_lines
 from mmiotap.formats.digits import Digits, Flags, Numbers, Positions
-from mmiotap.formats.qemu_lines import Region
+from mmiotap.formats.qemu_lines import Record, Region
 from mmiotap.trace import layout
 
-_NEWLINE, _SPACE, _POINT, _AT, _QUOTE, _RETURN, _COLON, _C = b"\n .@'\r:c"
+_NEWLINE, _SPACE, _POINT, _AT, _QUOTE, _RETURN, _COLON, _C, _DIGIT = b"\n .@'\r:c0"
 #: Between the spaces behind the event's name: cpu N mr P addr A value V size S.
 _FIELDS = 10
 #: The longest name or prefix that is compared here.
@@ -64,7 +64,8 @@ def parse(text: bytes) -> Block:
     """``text`` is lines, each with its end."""
     plain = _Text(text)
     fast, regions, done = plain.accesses()
-    records, unread = [], []
+    records: list[tuple[int, Record, int]] = []
+    unread = []
     numbers: dict[Region, int] = {region: number for number, region in enumerate(regions)}
     for number in np.flatnonzero(~done & (plain.ends - plain.starts >= qemu_lines.SHORTEST)).tolist():
         line = plain.line(number)
@@ -75,19 +76,23 @@ def parse(text: bytes) -> Block:
             records.append((number, record, numbers.setdefault(record.region, len(numbers))))
         else:
             unread.append(number)
+    accesses = _merged(fast, records) if records else fast
+    return Block(len(plain.ends), list(numbers), accesses, unread, np.flatnonzero(~done))
+
+
+def _merged(fast: Accesses, records: list[tuple[int, Record, int]]) -> Accesses:
+    """With those that were read one by one: line, what it says, and number of the region."""
     slow = {
         "line": [number for number, _, _ in records],
         "time_ns": [-1 if record.time_ns is None else record.time_ns for _, record, _ in records],
         "region": [region for _, _, region in records],
     }
     slow |= {name: [getattr(r, name) for _, r, _ in records] for name in vars(fast) if name not in slow}
+    order = np.argsort(np.concatenate([fast.line, np.array(slow["line"], np.int64)]), kind="stable")
     columns = {
-        name: np.concatenate([column, np.array(slow[name], column.dtype)]) for name, column in vars(fast).items()
+        name: np.concatenate([column, np.array(slow[name], column.dtype)])[order] for name, column in vars(fast).items()
     }
-    if records:
-        order = np.argsort(columns["line"], kind="stable")
-        columns = {name: column[order] for name, column in columns.items()}
-    return Block(len(plain.ends), list(numbers), Accesses(**columns), unread, np.flatnonzero(~done))
+    return Accesses(**columns)
 
 
 class _Text:
@@ -110,11 +115,10 @@ class _Text:
 
     def accesses(self) -> tuple[Accesses, list[Region], Flags]:
         """Columns of the plain accesses, the regions they name, and which lines they are."""
-        is_space = self._characters == _SPACE
-        spaces = np.flatnonzero(is_space)
-        behind = np.flatnonzero(is_space[:-1] & (self._characters[1:] == _C))
-        behind = behind[self._at(behind, b" cpu ")]
-        first = np.searchsorted(spaces, behind)
+        spaces = np.flatnonzero(self._characters == _SPACE)
+        first = np.flatnonzero(self._character(spaces + 1) == _C)
+        first = first[self._at(spaces[first], b" cpu ")]
+        behind = spaces[first]
         reads = self._at(behind - 5, b"_read")
         writes = self._at(behind - 6, b"_write")
         kind = np.where(reads, layout.READ, layout.WRITE).astype(np.int8)
@@ -124,7 +128,9 @@ class _Text:
         begin = stem.copy()
         for word, number in qemu_lines.EVENTS.items():
             name = b"memory_region_" + word
-            found = (reads | writes) & self._at(stem - len(name), name)
+            # Its end tells whether the rest is worth a look.
+            found = np.flatnonzero((reads | writes) & self._at(stem - 8, name[-8:]))
+            found = found[self._at(stem[found] - len(name), name[:-8])]
             event[found] = number
             begin[found] = stem[found] - len(name)
         # The first event of a line is the line's; of lines with more, the other way of reading them decides.
@@ -151,9 +157,12 @@ class _Text:
         edges = [*space, np.where(named, tail, end)]
         ok = (space[-1] < end) & (~named | (self._at(tail, b" name '") & (self._character(end - 1) == _QUOTE)))
         ok &= ~named | (end - tail >= len(b" name ''"))
-        for index, word in ((2, b" mr "), (6, b" value "), (8, b" size ")):
+        for index, word in ((2, b" mr 0x"), (6, b" value 0x"), (8, b" size ")):
             ok &= self._at(space[index], word)
-        ok &= self._at(space[4], b" addr ") | self._at(space[4], b" offset ")
+        addressed = self._at(space[4], b" addr 0x")
+        if not addressed.all():
+            addressed |= self._at(space[4], b" offset 0x")
+        ok &= addressed
 
         def decimal(field: int) -> Numbers:
             nonlocal ok
@@ -163,8 +172,9 @@ class _Text:
 
         def hexadecimal(field: int) -> Numbers:
             nonlocal ok
+            # Behind the 0x.
             numbers, good = digits.hexadecimal(edges[field], edges[field] - edges[field - 1] - 3)
-            ok = ok & good & self._at(edges[field - 1], b" 0x")
+            ok = ok & good
             return numbers
 
         cpu, handle, address, value, width = (decimal(2), hexadecimal(4), hexadecimal(6), hexadecimal(8), decimal(10))
@@ -202,7 +212,7 @@ class _Text:
         end: Positions,
     ) -> tuple[npt.NDArray[np.int32], list[Region]]:
         key = ((handle ^ names) * _ODD ^ event.astype(np.uint64))[rows]
-        _, examples, index = np.unique(key, return_index=True, return_inverse=True)
+        examples, index = _distinct(key)
         regions: dict[Region, int] = {}
         place = np.zeros(len(examples), np.int32)
         for number, row in enumerate(rows[examples].tolist()):
@@ -218,43 +228,46 @@ class _Text:
         time_ns = np.full(len(start), -1, np.int64)
         tid = np.zeros(len(start), np.int32)
         ok = begin == start
-        micros, good = digits.decimal(begin - 1, np.full(len(start), 6))
-        point = begin - 8
-        low, low_good = digits.decimal(point, np.full(len(start), 8))
-        high, high_good = digits.decimal(point - 8, np.full(len(start), _STAMP_SECONDS - 8))
-        at = point - _STAMP_SECONDS - 1
-        thread, thread_good = digits.decimal(at, at - start)
-        stamped = (at > start) & good & low_good & high_good & thread_good & (self._character(begin - 1) == _COLON)
-        stamped &= (self._character(point) == _POINT) & (self._character(at) == _AT)
-        seconds = (high * _U(10**8) + low).astype(np.int64)
-        time_ns[stamped] = ((seconds * 1_000_000 + micros.astype(np.int64)) * 1000)[stamped]
-        tid[stamped] = thread[stamped].astype(np.int32)
-        rest = np.flatnonzero(~(ok | stamped))
-        ok |= stamped
-        if len(rest):
-            time_ns[rest], tid[rest], ok[rest] = self._dated(digits, start[rest], begin[rest])
+        for colon, read in ((True, self._stamped), (False, self._dated)):
+            rest = np.flatnonzero(~ok & ((self._character(begin - 1) == _COLON) == colon))
+            if len(rest):
+                time_ns[rest], tid[rest], ok[rest] = read(digits, start[rest], begin[rest])
         return time_ns, tid, ok
+
+    def _stamped(
+        self, digits: Digits, start: Positions, begin: Positions
+    ) -> tuple[Positions, npt.NDArray[np.int32], Flags]:
+        """Prefixes of thread and time, those of old QEMUs, that end with a colon."""
+        micros, ok = digits.decimal(begin - 1, np.full(len(start), 6))
+        point = begin - 8
+        low, good = digits.decimal(point, np.full(len(start), 8))
+        ok &= good
+        high, good = digits.decimal(point - 8, np.full(len(start), _STAMP_SECONDS - 8))
+        ok &= good
+        at = point - _STAMP_SECONDS - 1
+        thread, good = digits.decimal(at, at - start)
+        ok &= good & (at > start) & (self._character(point) == _POINT) & (self._character(at) == _AT)
+        seconds = (high * _U(10**8) + low).astype(np.int64)
+        return (seconds * 1_000_000 + micros.astype(np.int64)) * 1000, thread.astype(np.int32), ok
 
     def _dated(
         self, digits: Digits, start: Positions, begin: Positions
     ) -> tuple[Positions, npt.NDArray[np.int32], Flags]:
         """Prefixes with a date, and those with neither: what follows the date is the same in many lines."""
         micros, ok = digits.decimal(start + 26, np.full(len(start), 6))
-        seconds, good = digits.decimal(start + 19, np.full(len(start), 2))
-        ok &= good & (begin - start >= 28) & (seconds < 60)
-        ok &= self._at(start + 26, b"Z ") & (self._character(start + 19) == _POINT)
-        keys, good = self._hash(start, start + 17)
-        _, examples, index = np.unique(keys, return_index=True, return_inverse=True)
-        texts = [self._text[at : at + 17] for at in start[examples].tolist()]
-        told = [qemu_lines.prefix(text + b"00Z ")[0] for text in texts]
-        minutes = np.array([-1 if ns is None else ns for ns in told], np.int64)[index]
-        dated = ok & good & (minutes >= 0)
-        time_ns = np.where(dated, minutes + (seconds * _U(10**6) + micros).astype(np.int64) * 1000, -1)
+        ok &= (begin - start >= 28) & self._at(start + 26, b"Z ") & (self._character(start + 19) == _POINT)
+        keys, good = self._hash(start, start + 19)
+        examples, index = _distinct(keys)
+        texts = [self._text[at : at + 19] for at in start[examples].tolist()]
+        told = [qemu_lines.prefix(text + b"Z ")[0] for text in texts]
+        seconds = np.array([-1 if ns is None else ns for ns in told], np.int64)[index]
+        dated = ok & good & (seconds >= 0)
+        time_ns = np.where(dated, seconds + micros.astype(np.int64) * 1000, -1)
         rest = np.where(dated, start + 28, start)
         # What begins as a date and is none of ours is for the other way of reading.
-        ok = dated | ~np.isin(self._character(start), list(b"0123456789"))
+        ok = dated | ~(self._character(start) - np.uint8(_DIGIT) < 10)
         keys, good = self._hash(rest, begin)
-        _, examples, index = np.unique(keys, return_index=True, return_inverse=True)
+        examples, index = _distinct(keys)
         threads = [qemu_lines.prefix(self._text[rest[row] : begin[row]])[1] for row in examples.tolist()]
         return time_ns, np.array(threads, np.int32)[index], ok & good
 
@@ -278,10 +291,20 @@ class _Text:
         ok = (length >= 0) & (length <= _LONGEST)
         length = np.where(ok, length, 0)
         keys = length.astype(np.uint64) * _ODD
+        least = int(length.min(initial=_LONGEST))
         for first in range(0, int(length.max(initial=0)), 8):
-            rows = np.flatnonzero(length > first)
-            surplus = ((8 - np.minimum(length[rows] - first, 8)) * 8).astype(np.uint64)
-            piece = self._words[start[rows] + first + _PAD] << surplus
+            # Most often all pieces have this word.
+            rows = slice(None) if first < least else np.flatnonzero(length > first)
+            piece = self._words[start[rows] + (first + _PAD)]
+            if first + 8 > least:
+                piece = piece << ((8 - np.minimum(length[rows] - first, 8)) * 8).astype(np.uint64)
             mixed = (keys[rows] ^ piece) * _ODD
             keys[rows] = mixed ^ (mixed >> _U(29))
         return keys, ok
+
+
+def _distinct(keys: Numbers) -> tuple[Positions, Positions]:
+    """For each distinct key the place of one; and for each key, which of these it is. Most are as the one before."""
+    heads = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+    _, examples, index = np.unique(keys[heads], return_index=True, return_inverse=True)
+    return heads[examples], np.repeat(index, np.diff(np.append(heads, len(keys))))
