@@ -4,6 +4,7 @@ The guest's file system is this machine's, read-only, over 9p; /tmp, /dev/shm an
 emulated: no hardware virtualisation is needed.
 """
 
+import io
 import os
 import re
 import signal
@@ -98,14 +99,18 @@ def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float, qem
     return written.removesuffix(": end\n")
 
 
-def accesses(folder: Path, name: str, bar_size: int) -> list[Access]:
-    """Accesses in QEMU's log to the memory region ``name``, in order. ``bar_size`` is a power of two, in bytes."""
-    return list(_parse(folder / "qemu.log", name.encode(), bar_size))
+def accesses(folder: Path, name: str, bar_size: int, *, begin: int = 0, end: int | None = None) -> list[Access]:
+    """Accesses in QEMU's log to the memory region ``name``, in order. ``bar_size`` is a power of two, in bytes.
+
+    ``begin`` and ``end`` are sizes that the log had, in bytes: what was logged between.
+    """
+    return list(_parse(folder / "qemu.log", name.encode(), bar_size, begin, end))
 
 
-def _parse(log: Path, name: bytes, bar_size: int) -> Iterator[Access]:
+def _parse(log: Path, name: bytes, bar_size: int, begin: int, end: int | None) -> Iterator[Access]:
     with log.open("rb") as lines:
-        for line in lines:
+        lines.seek(begin)
+        for line in io.BytesIO(lines.read() if end is None else lines.read(end - begin)):
             found = LOG_LINE.search(line) if name in line else None
             if found and found[5] == name:
                 # Physical address: a BAR is aligned to its size (PCI 3.0, 6.2.5.1).

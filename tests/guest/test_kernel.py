@@ -3,19 +3,22 @@
 import io
 import json
 import shlex
+import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
-from boot import Access, accesses, boot
+from boot import ROOT, Access, accesses, boot, first_difference
 
 import mmiotap
 from mmiotap import formats
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(1600)]
 
-DEVICES = ["-netdev user,id=n0", "-device e1000,netdev=n0,romfile="]
-#: Bytes of its BAR 0.
+DEVICES = ["-netdev user,id=n0", "-device e1000,netdev=n0,romfile=", "-device edu"]
+#: Bytes of the e1000's BAR 0.
 BAR = 128 * 1024
 TRACEFS = "/sys/kernel/tracing"
 #: What a machine looks like that traces nothing. Takes what was recorded out of the guest's memory, but for the socket
@@ -30,18 +33,19 @@ STATE = f"""
 #: Loads the driver, gives it something to send, and unloads it.
 USE = """
     modprobe e1000
-    for net in /sys/bus/pci/drivers/e1000/*/net/*
-    do ip link set ${net##*/} up; ip addr add 10.0.2.15/24 dev ${net##*/}
-    done
-    sleep 3
-    busybox ping -c 2 -W 2 10.0.2.2
+    udevadm settle  # it gives the interface another name
+    net=$(ls /sys/bus/pci/drivers/e1000/*/net)
+    ip addr add 10.0.2.15/24 dev $net
+    ip link set $net up
+    busybox ping -c 2 -i 0.2 -W 10 10.0.2.2
     modprobe -r e1000
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One guest for all: three recordings, and what the kernel said of them."""
+    """One guest for all: the recordings, and what the kernel said of them. NAME.at: how long QEMU's log was before."""
+    subprocess.run(["make", "-s", "-C", ROOT / "examples", "edu"], check=True, timeout=60)
     folder = tmp_path_factory.mktemp("guest")
     (folder / "state").write_text(STATE)
     (folder / "use").write_text(USE)
@@ -58,32 +62,52 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         modprobe e1000
         until grep -q '^entries: 0$' {TRACEFS}/per_cpu/cpu0/stats; do sleep 1; done
         kill -STOP $PPID
-        for again in 1 2 3 4; do modprobe -r e1000; modprobe e1000; done
+        for again in 1 2; do modprobe -r e1000; modprobe e1000; done
         kill -CONT $PPID
         sleep 3
         modprobe -r e1000
         echo 0 >{TRACEFS}/tracing_on
         cat {TRACEFS}/per_cpu/cpu*/stats >overflow.stats""")
+    # The machine may be slow: after five seconds what is read after two is written.
+    (folder / "killed").write_text(f"""
+        modprobe e1000
+        echo 'long before' >{TRACEFS}/trace_marker
+        sleep 5
+        kill -KILL $PPID""")
+    (folder / "both").write_text(f"""
+        sh use & {ROOT / "examples/edu/edu"}
+        status=$?
+        wait
+        exit $status""")
     kernel = f"{sys.executable} -m mmiotap kernel"
+    at = "stat -c %s qemu.log"
     script = f"""
         cd {shlex.quote(str(folder))}
         mount -t tracefs tracefs {TRACEFS} 2>/dev/null
         echo 3000 >{TRACEFS}/buffer_size_kb
         echo boot >{TRACEFS}/trace_clock
         sh state >before
+        {at} >compared.at
         {kernel} -o /dev/shm/compared.mmiotap -- sh compared; echo $? >compared.status
         sh state >after.compared
         echo unknown >unknown; mount --bind unknown {TRACEFS}/events/header_page
+        {at} >text.at
         {kernel} -o /dev/shm/text.mmiotap -- sh use 2>text.message; echo $? >text.status
         umount {TRACEFS}/events/header_page
         sh state >after.text
+        {at} >overflow.at
         {kernel} -o /dev/shm/overflow.mmiotap --buffer 640K -- sh overflowing; echo $? >overflow.status
         sh state >after.overflow
-        {kernel} -o /dev/shm/killed.mmiotap -- sh -c 'sh use; sleep 5; kill -KILL $PPID' &
+        {at} >both.at
+        {kernel} --agent -o /dev/shm/both.mmiotap -- sh both; echo $? >both.status
+        sh state >after.both
+        {at} >killed.at
+        {kernel} -o /dev/shm/killed.mmiotap -- sh killed &
         wait $!
         echo $? >killed.status
-        sleep 10
+        while grep -qs mmio-watchdog /proc/[0-9]*/comm; do sleep 0.2; done
         sh state >after.killed
+        modprobe -r e1000
         echo kernel_halt >{TRACEFS}/set_ftrace_filter
         echo function >{TRACEFS}/current_tracer; {kernel} -- true 2>busy.message; echo $? >busy.status
         echo nop >{TRACEFS}/current_tracer"""
@@ -93,11 +117,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recorded(trace: mmiotap.Trace) -> list[Access]:
     table = trace.events(columns=["kind", "offset", "width", "value"])
-    return [
-        Access(row["kind"], row["offset"], row["width"], row["value"])
-        for row in table.to_pylist()
-        if row["kind"] in ("read", "write")
-    ]
+    return [access(row) for row in table.to_pylist() if row["kind"] in ("read", "write")]
+
+
+def access(row: dict[str, Any]) -> Access:
+    return Access(row["kind"], row["offset"], row["width"], row["value"])
+
+
+def logged(folder: Path, name: str, region: str = "e1000-mmio", bar_size: int = BAR) -> list[Access]:
+    """What QEMU saw while this was recorded."""
+    begin = int((folder / f"{name}.at").read_text())
+    later = [at for file in folder.glob("*.at") if (at := int(file.read_text())) > begin]
+    return accesses(folder, region, bar_size, begin=begin, end=min(later, default=None))
 
 
 def test_the_trace_is_what_qemu_saw(folder: Path) -> None:
@@ -106,8 +137,7 @@ def test_the_trace_is_what_qemu_saw(folder: Path) -> None:
     assert (trace.state, trace.lost) == ("finished", 0)
     got = recorded(trace)
     assert len(got) > 5_000
-    log = accesses(folder, "e1000-mmio", BAR)
-    assert log[: len(got)] == got
+    assert logged(folder, "compared") == got
 
 
 def test_the_export_is_what_the_kernel_prints(folder: Path) -> None:
@@ -142,8 +172,7 @@ def test_text_says_the_same_of_accesses(folder: Path) -> None:
     trace = mmiotap.open(folder / "text.mmiotap")
     got = recorded(trace)
     assert len(got) > 5_000
-    begin = len(recorded(mmiotap.open(folder / "compared.mmiotap")))
-    assert accesses(folder, "e1000-mmio", BAR)[begin : begin + len(got)] == got
+    assert logged(folder, "text") == got
     assert trace.lost == 0
 
 
@@ -156,23 +185,44 @@ def test_losses_are_in_their_places_and_add_up(folder: Path) -> None:
     (loss,) = (place for place, row in enumerate(rows) if row["kind"] == "lost")
     assert overrun > 1000
     assert (rows[loss]["value"], trace.lost, rows[loss]["cpu"]) == (overrun, overrun, 0)
-    # The driver was loaded five times; what is not in the trace of that was lost, and is not in QEMU's log.
+    # The driver was loaded three times; what is not in the trace of that was lost, and is not in QEMU's log.
     maps = sum(row["kind"] in ("map", "unmap") for row in rows)
-    runs = [recorded(mmiotap.open(folder / f"{name}.mmiotap")) for name in ("compared", "text")]
-    log = accesses(folder, "e1000-mmio", BAR)[sum(map(len, runs)) :]
+    log = logged(folder, "overflow")
     got = [
         Access(row["kind"], row["offset"] % BAR, row["width"], row["value"])  # a mapping may be lost, too
         for row in rows
         if row["kind"] in ("read", "write")
     ]
     before = sum(row["kind"] in ("read", "write") for row in rows[:loss])
-    after = before + overrun - (10 - maps)
+    after = before + overrun - (6 - maps)
     assert before > 100
     assert log[:before] == got[:before]
-    assert log[after : after + len(got) - before] == got[before:]
+    assert log[after:] == got[before:]
 
 
-@pytest.mark.parametrize("ended", ["compared", "text", "overflow", "killed"])
+def test_a_program_in_user_space_is_in_the_same_trace(folder: Path) -> None:
+    assert (folder / "both.status").read_text() == "0\n"
+    trace = mmiotap.open(folder / "both.mmiotap")
+    assert (trace.state, trace.lost) == ("finished", 0)
+    table = trace.events(columns=["kind", "offset", "width", "value", "tid", "source", "time_ns"])
+    rows = [row for row in table.to_pylist() if row["kind"] in ("read", "write")]
+    assert [row["time_ns"] for row in rows] == sorted(row["time_ns"] for row in rows)
+    kernel = [access(row) for row in rows if row["source"] == "kernel"]
+    assert len(kernel) > 5_000
+    assert logged(folder, "both") == kernel
+    threads: dict[int, list[Access]] = defaultdict(list)
+    for row in rows:
+        if row["source"] == "agent":
+            threads[row["tid"]].append(access(row))
+    assert len(threads) == 3
+    edu = logged(folder, "both", "edu-mmio", 1024 * 1024)
+    assert len(edu) > 200
+    assert first_difference(edu, list(threads.values())) is None
+    assert {one.path.rpartition("/")[2] for one in trace.mappings} == {"BAR0", "resource0"}
+    assert not list(folder.glob("*.parts"))
+
+
+@pytest.mark.parametrize("ended", ["compared", "text", "overflow", "both", "killed"])
 def test_everything_is_as_before(folder: Path, ended: str) -> None:
     before = (folder / "before").read_text()
     assert "current_tracer:nop" in before
@@ -181,11 +231,20 @@ def test_everything_is_as_before(folder: Path, ended: str) -> None:
     assert (folder / f"after.{ended}").read_text() == before
 
 
-def test_what_a_killed_recorder_leaves_is_a_trace(folder: Path) -> None:
+def test_a_killed_recorder_leaves_what_was_read_long_before(folder: Path) -> None:
     assert (folder / "killed.status").read_text() == "137\n"
     trace = mmiotap.open(folder / "killed.mmiotap")
-    assert trace.state == "incomplete"
+    assert (trace.state, trace.lost) == ("incomplete", 0)
     assert trace.info["source"] == "kernel"
+    rows = trace.events(columns=["kind", "text"]).to_pylist()
+    (mark,) = (place for place, row in enumerate(rows) if row["kind"] == "mark")
+    assert rows[mark]["text"] == "long before"
+    got = recorded(trace)
+    assert len(got) >= sum(row["kind"] in ("read", "write") for row in rows[:mark]) > 5_000
+    log = logged(folder, "killed")
+    # The driver was unloaded later.
+    assert len(log) > len(got)
+    assert log[: len(got)] == got
 
 
 def test_a_tracer_that_is_in_use_is_named(folder: Path) -> None:

@@ -91,6 +91,16 @@ def test_a_program_is_the_same_by_the_name_of_its_task(tmp_path: Path) -> None:
     assert [one["pid_base"] for one in open_trace(tmp_path / "c.mmiotap").info["sources"]] == [0, 0]
 
 
+def test_a_task_without_a_name_is_the_program_that_another_trace_knows(tmp_path: Path) -> None:
+    """Where nobody knows it, it stays."""
+    a = write_trace(tmp_path / "a", KERNEL, processes=[Process(100, 0, ""), Process(7, 0, "")], **BOOT)
+    b = write_trace(tmp_path / "b", AGENT, **BOOT)
+    merged(tmp_path, a, b)
+    trace = open_trace(tmp_path / "c.mmiotap")
+    assert {one["pid_base"] for one in trace.info["sources"]} == {0}
+    assert [(one.pid, one.executable) for one in trace.processes] == [(7, ""), (100, "/opt/driver")]
+
+
 def test_what_is_merged_can_be_taken_apart_again(tmp_path: Path) -> None:
     a = write_trace(tmp_path / "a", KERNEL, **BOOT)
     b = write_trace(tmp_path / "b", AGENT, **BOOT)

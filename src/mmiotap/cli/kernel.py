@@ -4,12 +4,14 @@ Load the driver while this runs: what is mapped already is not seen. With a COMM
 recording ends with Ctrl-C. Everything in the kernel is put back as it was, however it ends. Needs root and a kernel
 with CONFIG_MMIOTRACE (x86).
 
-example:
+examples:
   mmiotap kernel -o e1000.mmiotap -- modprobe e1000
+  mmiotap kernel --agent -o both.mmiotap -- ./driver    the program's own accesses, too
 """
 
 import argparse
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mmiotap.cli.record import ProgressLine, die_of, say, size
@@ -29,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace-pc", action="store_true", help="refuse a kernel that was not booted to record instruction addresses"
     )
+    parser.add_argument(
+        "--agent", action="store_true", help="record what COMMAND does by the agent, into the same trace"
+    )
+    parser.add_argument(
+        "-m", "--map", metavar="GLOB", action="append", help="with --agent: record mappings of such paths; repeatable"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary; trouble is still reported")
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing trace")
     parser.add_argument("program", metavar="COMMAND", nargs=argparse.REMAINDER, help="runs while the kernel is traced")
@@ -36,12 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mmiotap.sources import launch
+    from mmiotap.sources.kernel import beside
     from mmiotap.sources.kernel.record import record
 
+    command = args.program[1:] if args.program[:1] == ["--"] else args.program
+    if args.agent and not command:
+        say("which program? mmiotap kernel --agent [OPTIONS] -- COMMAND…")
+        return 2
+    if args.map and not args.agent:
+        say(
+            "--map is for what the agent records: say --agent, too; the kernel's mmiotrace records all that drivers map"
+        )
+        return 2
     progress = ProgressLine()
     try:
-        result = record(
-            args.program[1:] if args.program[:1] == ["--"] else args.program,
+        result = (partial(beside.record, maps=args.map) if args.agent else record)(
+            command,
             path=args.output,
             buffer=args.buffer,
             trace_pc=args.trace_pc,

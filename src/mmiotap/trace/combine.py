@@ -15,7 +15,7 @@ import pyarrow as pa
 from mmiotap.trace import clocks, merge, store
 from mmiotap.trace.clocks import Mark, Offset
 from mmiotap.trace.errors import MmiotapError
-from mmiotap.trace.model import Mapping
+from mmiotap.trace.model import Mapping, Process
 from mmiotap.trace.reader import Trace
 from mmiotap.trace.schema import MERGED
 from mmiotap.trace.writer import TraceWriter
@@ -39,11 +39,19 @@ class Combined:
     offsets: dict[str, Offset]  #: of each source, by its name
 
 
-def combine(traces: Sequence[Trace], path: Path, given: dict[Path, int], *, force: bool = False) -> Combined:
+def combine(
+    traces: Sequence[Trace],
+    path: Path,
+    given: dict[Path, int],
+    *,
+    force: bool = False,
+    one_machine: bool = False,
+) -> Combined:
     """Make the trace ``path`` of several; its clock is that of the first one.
 
     ``given`` are offsets in nanoseconds, by the trace's path. Of the others, those of the same boot have the same
-    clock, and the rest are placed by their marks. Memory holds some tables of each trace.
+    clock, and the rest are placed by their marks. ``one_machine`` says that a pid is the same process in all; otherwise
+    that is found out. Memory holds some tables of each trace.
 
     Raises MmiotapError if nothing tells how far a clock is off, and if the trace cannot be made; there is none then,
     and what ``force`` allows to replace is still there.
@@ -51,14 +59,15 @@ def combine(traces: Sequence[Trace], path: Path, given: dict[Path, int], *, forc
     store.check_name(path, force)
     if any(trace.path.resolve() == path.resolve() for trace in traces):
         raise MmiotapError(f"{path} is one of the traces that are merged; choose another name")
-    sources = _sources(traces, _offsets(traces, given))
+    sources = _sources(traces, _offsets(traces, given), one_machine)
     made = path.with_name(f".{path.name}.merging")
     try:
         writer = TraceWriter.create(made, _info(traces, sources), force=True)
         for table in _parts(merge.merge([source.stream() for source in sources])):
             writer.append(table)
+        named = {source.pid(one.pid) for source in sources for one in _named(source.trace)}
         for source in sources:
-            source.write_rest(writer)
+            source.write_rest(writer, named)
         writer.finish(lost=sum(trace.lost for trace in traces))
         store.move(made, path)
     finally:
@@ -118,14 +127,15 @@ class _Source:
             return merge.Source(0, iter(()))
         return merge.Source(int(first["time_ns"][0].as_py()), itertools.chain([first], tables))
 
-    def write_rest(self, writer: TraceWriter) -> None:
-        """What it knows beside its events."""
+    def write_rest(self, writer: TraceWriter, named: set[int]) -> None:
+        """What it knows beside its events. Of processes in ``named`` one trace at least knows the program."""
         trace = self.trace
+        known = [one for one in trace.processes if one.executable or self.pid(one.pid) not in named]
         writer.add_mappings(self._mapping(mapping) for mapping in trace.mappings)
-        writer.add_modules(replace(one, pid=self._pid(one.pid)) for one in trace.modules)
-        writer.add_processes(replace(one, pid=self._pid(one.pid), ppid=self._pid(one.ppid)) for one in trace.processes)
+        writer.add_modules(replace(one, pid=self.pid(one.pid)) for one in trace.modules)
+        writer.add_processes(replace(one, pid=self.pid(one.pid), ppid=self.pid(one.ppid)) for one in known)
         writer.add_sites(
-            replace(one, pid=self._pid(one.pid), time_ns=one.time_ns + self.offset.ns) for one in trace.site_changes
+            replace(one, pid=self.pid(one.pid), time_ns=one.time_ns + self.offset.ns) for one in trace.site_changes
         )
 
     def _translated(self, table: pa.Table) -> pa.Table:
@@ -158,12 +168,12 @@ class _Source:
             self._map_ids[map_id] = next(self.next_map_id)
         return self._map_ids[map_id]
 
-    def _pid(self, pid: int) -> int:
+    def pid(self, pid: int) -> int:
         return pid + self.pid_base if pid > 0 else pid
 
     def _mapping(self, mapping: Mapping) -> Mapping:
         time_ns = mapping.time_ns + self.offset.ns if mapping.time_ns else 0
-        return replace(mapping, map_id=self._map_id(mapping.map_id), pid=self._pid(mapping.pid), time_ns=time_ns)
+        return replace(mapping, map_id=self._map_id(mapping.map_id), pid=self.pid(mapping.pid), time_ns=time_ns)
 
     def _texts(self, table: pa.Table) -> Any:
         """Mappings that are told of in events change as the others do."""
@@ -187,13 +197,14 @@ class _Source:
         return json.dumps(self._mapping(mapping).to_json())
 
 
-def _sources(traces: Sequence[Trace], offsets: Sequence[Offset]) -> list[_Source]:
+def _sources(traces: Sequence[Trace], offsets: Sequence[Offset], one_machine: bool) -> list[_Source]:
     machines: list[list[Trace]] = []
     names: set[str] = set()
     map_ids = itertools.count(1)
     sources = []
     for trace, offset in zip(traces, offsets, strict=True):
-        machine = next((number for number, others in enumerate(machines) if _one_machine(others, trace)), len(machines))
+        same = (number for number, others in enumerate(machines) if one_machine or _one_machine(others, trace))
+        machine = next(same, len(machines))
         if machine == len(machines):
             machines.append([])
         machines[machine].append(trace)
@@ -212,8 +223,13 @@ def _one_machine(others: Sequence[Trace], trace: Trace) -> bool:
     """Whether the same id is the same process in all of them, as far as they know."""
     if not clocks.same_boot(others[0].info, trace.info):
         return False
-    programs = {one.pid: _program(one.executable) for other in others for one in other.processes}
-    return all(programs.get(one.pid, _program(one.executable)) == _program(one.executable) for one in trace.processes)
+    programs = {one.pid: _program(one.executable) for other in others for one in _named(other)}
+    return all(programs.get(one.pid, _program(one.executable)) == _program(one.executable) for one in _named(trace))
+
+
+def _named(trace: Trace) -> list[Process]:
+    """The kernel does not know the program of a task that has ended."""
+    return [one for one in trace.processes if one.executable]
 
 
 def _program(executable: str) -> str:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,10 +38,12 @@ def record(
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     report: Callable[[str], None],
+    running: "Callable[[], AbstractContextManager[Running]] | None" = None,
 ) -> RecordResult:
     """Trace the kernel while ``command`` runs; without one, until SIGINT, SIGTERM or SIGHUP.
 
-    ``buffer`` is bytes for each CPU's buffer in the kernel, by default a share of the memory that is free.
+    ``buffer`` is bytes for each CPU's buffer in the kernel, by default a share of the memory that is free. ``running``
+    starts the command in another way than ours.
     Raises MmiotapError if the kernel cannot be traced, or not everything could be put back as it was.
     """
     tracefs = checks.check()
@@ -73,10 +75,10 @@ def record(
         info = start_info(command, settings, "kernel", time.monotonic_ns())
         with closing(pipe):
             trace = KernelTrace(tracefs, pipe, folder, info, devices, force=force)
-            with trace.controlled(), _running(program, command) as running:
+            with trace.controlled(), running() if running else _running(program, command) as program_runs:
                 started = time.monotonic()
-                _follow(trace, running, on_progress)
-                return trace.finish(running.exit_code, time.monotonic() - started)
+                _follow(trace, program_runs, on_progress)
+                return trace.finish(program_runs.exit_code, time.monotonic() - started)
     except launch.NotStartedError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -97,7 +99,7 @@ def _set_tracer(tracefs: Tracefs, buffer: int | None) -> None:
         raise MmiotapError(checks.refusal(error)) from error
 
 
-class _Running(Protocol):
+class Running(Protocol):
     """What a recording lasts as long as."""
 
     @property
@@ -119,7 +121,7 @@ class _Asked:
 
 
 @contextmanager
-def _running(program: str | None, command: list[str]) -> Iterator[_Running]:
+def _running(program: str | None, command: list[str]) -> Iterator[Running]:
     if program is None:
         asked = _Asked()
         previous = {number: signal.signal(number, lambda *_: asked.over.set()) for number in _ENDING}
@@ -135,7 +137,7 @@ def _running(program: str | None, command: list[str]) -> Iterator[_Running]:
         yield child
 
 
-def _follow(trace: "KernelTrace", running: _Running, on_progress: Callable[[Progress], None] | None) -> None:
+def _follow(trace: "KernelTrace", running: Running, on_progress: Callable[[Progress], None] | None) -> None:
     started = shown = time.monotonic()
     pause = _BUSY_MS
     while not running.wait(pause):
