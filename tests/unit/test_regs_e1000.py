@@ -10,7 +10,10 @@ from mmiotap.formats.mmiotrace import import_log
 from mmiotap.registers import choose, shipped
 from mmiotap.registers.load import Wanted, load
 from mmiotap.registers.model import Description
+from mmiotap.sources.recording import pci_devices
+from mmiotap.trace.model import Mapping
 from mmiotap.trace.reader import Trace, open_trace
+from synthetic import UIO, row, write_trace
 from test_formats_mmiotrace import FIXTURE
 
 #: Registers of the 8254x that hold data, not fields: what is written there is shown as it is.
@@ -122,6 +125,27 @@ def test_show_and_stats_find_it_by_pci_id(trace: Trace, capsys: pytest.CaptureFi
         ["1:BAR0", "0x10", "EECD"],
         ["1:BAR0", "0x8", "STATUS"],
     ]
+
+
+def test_a_recording_knows_its_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "sys/bus/pci/devices/0000:00:03.0"
+    folder.mkdir(parents=True)
+    resource = "0x00000000febc0000 0x00000000febdffff 0x0000000000040200\n" + 6 * "0x0 0x0 0x0\n"
+    for name, text in {"vendor": "0x8086\n", "device": "0x100e\n", "irq": "22\n", "resource": resource}.items():
+        (folder / name).write_text(text)
+    other = Mapping(2, 100, "/dev/mem", 0, 0x1000, 0, "rw")
+    assert pci_devices([other], tmp_path) == []
+    devices = pci_devices([UIO, other], tmp_path)
+    assert [(one["vendor"], one["device"]) for one in devices] == [(0x8086, 0x100E)]
+    rows = [row(0, "write", 4, 0x400, 0x103F0FA), row(0, "write", 4, 0x400, 0, map_id=2)]
+    path = write_trace(tmp_path / "t", rows, mappings=[UIO, other], pci_devices=devices)
+    assert main(["show", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("TCTL             <- 0x0103f0fa          {EN PSP CT=0xf COLD=0x3f RTLC}")
+    assert "TCTL" not in lines[1]
+    assert pci_devices([UIO], tmp_path / "elsewhere") == []
+    (folder / "vendor").write_text("none")
+    assert pci_devices([UIO], tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["edu", "e1000", "nvme"])

@@ -11,16 +11,18 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mmiotap.sources import control
 from mmiotap.sources.futex import Futex
+from mmiotap.sources.kernel import inventory
 from mmiotap.trace import layout, store
 from mmiotap.trace.arena import PROTOCOLS, SMP_WAYS, Arena, ArenaWriter
 from mmiotap.trace.errors import MmiotapError
+from mmiotap.trace.model import Mapping
 from mmiotap.version import VERSION
 
 if TYPE_CHECKING:
@@ -248,7 +250,8 @@ class Recording:
             with self._sealing:
                 sealer = self._the_sealer()
                 sealer.seal()
-                sealer.finish(state="finished", **ending)
+                devices = pci_devices(store.read_mappings(self._folder))
+                sealer.finish(state="finished", **({"pci_devices": devices} if devices else {}), **ending)
         shutil.rmtree(self.trace.live)
 
     def _the_sealer(self) -> "Sealer":
@@ -340,6 +343,14 @@ def start_info(command: list[str], settings: dict[str, Any], source: str, starte
         "not_selected": [],
         "source": source,
     }
+
+
+def pci_devices(mappings: Iterable[Mapping], root: Path = Path("/")) -> list[dict[str, Any]]:
+    """The PCI devices of some mappings, as they stand in trace.json: descriptions of registers are found by them."""
+    mapped = {one.device for one in mappings if one.device is not None}
+    with contextlib.suppress(OSError, ValueError):  # sysfs is not as we know it
+        return [one.to_json() for one in inventory.devices(root) if one.name in mapped] if mapped else []
+    return []
 
 
 def _own_start() -> int:
