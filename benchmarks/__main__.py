@@ -5,7 +5,7 @@ import sys
 
 NAMES = (
     "trap", "patched", "punned", "untouched", "race", "observe", "hooks", "store", "startup", "import_logs",
-    "others", "outside", "guest",
+    "others", "outside", "decode", "guest",
 )  # fmt: skip
 
 

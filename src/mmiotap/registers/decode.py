@@ -217,7 +217,7 @@ def _ways(column: Any) -> tuple[Ints, npt.NDArray[np.bool_]]:
     number = whole.indices.to_numpy()
     directions = np.array([_DIRECTIONS.get(word, _NONE) for word in words], np.int64)
     valued = np.array([word in _DIRECTIONS and word != KINDS[layout.UNKNOWN] for word in words], np.bool_)
-    return directions[number], valued[number]
+    return directions.take(number), valued.take(number)
 
 
 def _distinct(*columns: Words) -> tuple[Ints, Ints]:
