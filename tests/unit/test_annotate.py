@@ -104,6 +104,27 @@ def test_a_trace_remembers(trace: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert run(capsys, "show", trace, "--limit", "1")[0].endswith("0x00000 <- 0x00001201")
 
 
+def test_info_tells_it(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not any("registers" in line for line in run(capsys, "info", trace))
+    assert main(["annotate", trace, "--regs", "device.rdl@uio0+4", "--regs", "edu"]) == 0
+    assert "registers:   device.rdl@uio0+4, edu" in run(capsys, "info", trace)
+
+
+def test_mmiotrace_has_no_names(trace: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert main(["export", trace, "--format", "mmiotrace"]) == 0
+    plain = capfdbinary.readouterr().out
+    assert main(["export", trace, "--format", "mmiotrace", "--regs", "device.rdl"]) == 0
+    assert capfdbinary.readouterr().out == plain
+
+
+def test_a_trace_that_says_little_of_its_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "device.rdl").write_text(DEVICE)
+    for number, devices in enumerate(([{}], [{"address": "00:03.0", "domain": 0}], [{"address": UIO.device}])):
+        trace = write_trace(tmp_path / f"t{number}", ROWS, mappings=[UIO], pci_devices=devices)
+        assert "CTRL" in run(capsys, "show", str(trace), "--regs", str(tmp_path / "device.rdl"))[0]
+        assert "CTRL" not in run(capsys, "show", str(trace))[0]
+
+
 def test_what_was_asked_for_is_before_what_is_remembered(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("other.rdl").write_text(DEVICE.replace("CTRL", "OTHER"))
     assert main(["annotate", trace, "--regs", "device.rdl"]) == 0
@@ -200,6 +221,10 @@ RDL_ERRORS = {
     "missing": ('`include "none.rdl"\n', "device.rdl, line 1: Could not find 'none.rdl'"),
     "recursive": ('\n`include "device.rdl"\n', "device.rdl, line 2: Include of 'device.rdl' results in a circular"),
     "perl": ("addrmap a {\n<% print 'x'; %>\n};", "device.rdl, line 2: it has a Perl program in it"),
+    "far": (
+        "addrmap a {\n\n reg { field {} x[0:0]; } y @0xfffffffffffffffe;\n};",
+        "device.rdl, line 3: y is at 0xffff",
+    ),
     "binary": ("\0\ufffd", "device.rdl, line 1:"),
 }
 

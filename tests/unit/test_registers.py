@@ -196,6 +196,16 @@ def test_numbers_as_text() -> None:
     assert half.to_pylist() == ["1"]
 
 
+def test_a_register_of_sixteen_bytes(tmp_path: Path) -> None:
+    (tmp_path / "wide.rdl").write_text(
+        "addrmap wide { reg { regwidth = 128; field {} LOW[7:0]; field {} MID[71:60]; field {} TOP[127:120]; } R @0; };"
+    )
+    wide = rdl.read(tmp_path / "wide.rdl", None)
+    assert one(wide, "read", 0x0, 0x9000000000000105, 8) == ("R", "LOW=5 MID[3:0]=9 ?=0x100")
+    assert one(wide, "read", 0x8, 0x55000000000000AB, 8) == ("R+8", "MID[11:4]=0xab TOP=0x55")
+    assert one(wide, "read", 0xF, 0x55, 1) == ("R+15", "TOP=0x55")
+
+
 def test_two_rows_that_mix_to_the_same_number(description: Description) -> None:
     """Made so on purpose: the offset's change is made good by the value's."""
     _, offset_factor, value_factor = (int(factor) for factor in decode._FACTORS)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mmiotap.registers import choose
 from mmiotap.trace.reader import Trace
 
 
@@ -34,4 +35,5 @@ def overview(trace: Trace) -> dict[str, Any]:
         "not_selected": info.get("not_selected", []),
         "pci_devices": info.get("pci_devices", []),
         "sources": info.get("sources", []),
+        "registers": [one.given for one in choose.remembered(trace)],
     }

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     trace = open_trace(args.trace)
     tables, schema = trace.batches(), trace.schema
-    decoder = names.decoder(args, trace, ours=False)
+    decoder = names.decoder(args, trace, args.format)
     if decoder is not None:
         tables, schema = decoder.named(tables), decoder.schema(schema)
     if args.output == "-":

@@ -29,10 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-regs", action="store_true", help="do not name registers")
 
 
-def decoder(args: argparse.Namespace, trace: "Trace", *, ours: bool) -> "Decoder | None":
-    """What these options mean for a trace. ``ours``: where they say nothing, it may be a description that we ship."""
+def decoder(args: argparse.Namespace, trace: "Trace", form: str = "text") -> "Decoder | None":
+    """What these options mean for a trace that is shown in a form: mmiotrace's has no place for names, and those for
+    programs only have the columns of descriptions that somebody has chosen."""
+    if args.no_regs or form == "mmiotrace":
+        return None
     from mmiotap.registers import choose
 
-    if args.no_regs:
-        return None
-    return choose.decoder(trace, args.regs, args.variant, perl=args.perl, ours=ours)
+    return choose.decoder(trace, args.regs, args.variant, perl=args.perl, ours=form == "text")

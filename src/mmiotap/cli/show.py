@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     except select.FilterError as error:
         print(f"mmiotap: {error}", file=sys.stderr)
         return 2
-    decoder = names.decoder(args, trace, ours=args.format == "text")
+    decoder = names.decoder(args, trace, args.format)
     if args.format == "text":
         from mmiotap.views.lines import COLUMNS
         from mmiotap.views.screen import write_lines

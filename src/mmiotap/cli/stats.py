@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     accept_all_text()
     trace = open_trace(args.trace)
-    found = statistics(trace, names.decoder(args, trace, ours=True))
+    found = statistics(trace, names.decoder(args, trace))
     if args.format == "json":
         write_json(found, trace, args.limit or 0)
     else:

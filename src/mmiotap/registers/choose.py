@@ -1,5 +1,6 @@
 """Which descriptions name the places of a trace: those that are asked for, else those it remembers, else ours."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -39,10 +40,14 @@ class Chosen:
         return cls(**(data | {"description": Description.from_json(data["description"])}))
 
 
-def decoder(trace: Trace, regs: Sequence[str], variants: Sequence[str], *, perl: bool, ours: bool) -> Decoder | None:
-    """What names the places of a trace; None if nothing does. ``ours``: it may be a description that we ship.
+def decoder(
+    trace: Trace, regs: Sequence[str] = (), variants: Sequence[str] = (), *, perl: bool = False, ours: bool = True
+) -> Decoder | None:
+    """What names the places of a trace; None if nothing does.
 
-    Raises MmiotapError if a description cannot be read, or does not say which mapping it is of.
+    ``regs``, ``variants`` and ``perl`` are as ``--regs``, ``--variant`` and ``--perl`` (docs/registers.md). ``ours``:
+    where there is no ``regs``, and the trace remembers nothing, it may be a description that we ship. Raises
+    MmiotapError if a description cannot be read, or does not say which mapping it is of.
     """
     chosen = asked(regs, variants, perl=perl) if regs else remembered(trace)
     bound = [one for each in chosen for one in bind(each, trace)]
@@ -125,8 +130,9 @@ def _begin(mapping: Mapping, chosen: Chosen, trace: Trace) -> int:
 def _in_bar(mapping: Mapping, device: dict[str, Any] | None) -> int:
     """Where in its base address register's memory a mapping begins; 0 where the trace does not tell."""
     if device is not None and mapping.bar is not None and mapping.physical is not None:
-        start: int = device["resources"][mapping.bar]["start"] & ~_FLAG_BITS
-        return max(mapping.physical - start, 0)
+        with contextlib.suppress(LookupError, TypeError):  # the trace says less of it
+            start: int = device["resources"][mapping.bar]["start"] & ~_FLAG_BITS
+            return max(mapping.physical - start, 0)
     return mapping.file_offset if _RESOURCE.fullmatch(mapping.path) else 0
 
 
@@ -134,9 +140,8 @@ def _device(mapping: Mapping, devices: Iterable[dict[str, Any]]) -> dict[str, An
     """The PCI device that a mapping is of."""
     for one in devices:
         domain = one.get("domain")
-        names = [one["address"]] if domain is None else [f"{domain:04x}:{one['address']}"]
-        if mapping.device in names:
-            return one
+        if mapping.device == (one.get("address") if domain is None else f"{domain:04x}:{one.get('address')}"):
+            return one if mapping.device is not None else None
     return None
 
 
@@ -147,7 +152,7 @@ def _known(trace: Trace) -> Iterable[Binding]:
         device = _device(mapping, trace.info.get("pci_devices", []))
         if device is None or mapping.bar is None or mapping.path.startswith("ioports:"):
             continue
-        if path := shipped.of(device["vendor"], device["device"], mapping.bar):
+        if path := shipped.of(device.get("vendor"), device.get("device"), mapping.bar):
             if path not in read:
                 read[path] = load(Wanted(path))
             yield Binding(read[path], mapping.map_id, -_in_bar(mapping, device))

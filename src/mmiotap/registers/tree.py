@@ -150,6 +150,9 @@ def describe(name: str, path: str, registers: Sequence[Register], *, absolute: b
 def flatten(name: str, path: str, top: AddrmapNode, *, imported: bool = False) -> Description:
     """All registers of an elaborated address map. ``imported``: it was made by :func:`describe`."""
     found = sorted(_Flat(path, imported).inside(top), key=lambda one: one.offset)
+    for one in found:
+        if one.offset < 0 or one.end > 1 << 64:
+            raise wrong(one.path or path, one.line, f"{one.name} is at {one.offset:#x}, which no address is")
     return Description(name, tuple(found))
 
 

@@ -36,6 +36,7 @@ def write_text(found: dict[str, Any]) -> None:
         "size": _size(found["bytes"], found["bytes_per_event"]),
         "modules": found["modules"],
         "PCI devices": len(found["pci_devices"]) or None,
+        "registers": ", ".join(found["registers"]),
     }
     for name, value in facts.items():
         if value not in (None, "", []):

@@ -49,6 +49,6 @@ def find(name: str) -> Path | None:
     return next((one.path for one in SHIPPED if one.name == name), None)
 
 
-def of(vendor: int, device: int, bar: int) -> Path | None:
+def of(vendor: int | None, device: int | None, bar: int) -> Path | None:
     """The file that describes the memory of a base address register of a PCI function."""
     return next((one.path for one in SHIPPED if (vendor, device) in one.ids and one.bar == bar), None)
