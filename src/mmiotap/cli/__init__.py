@@ -29,6 +29,7 @@ COMMANDS = (
     "stats",
     "sites",
     "info",
+    "query",
     "annotate",
     "diff",
     "merge",

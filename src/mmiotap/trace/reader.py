@@ -95,6 +95,16 @@ class Trace:
         return told if isinstance(told, int) else self._lost
 
     @property
+    def parts(self) -> list[Path]:
+        """The Parquet files that hold events."""
+        return [part.path for part in self._parts]
+
+    @property
+    def live(self) -> pa.Table:
+        """The events that are in none of them: those of a recording that runs or has crashed."""
+        return self._live.events
+
+    @property
     def mappings(self) -> list[Mapping]:
         return list(self._mappings.values())
 
