@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     accept_all_text()
     trace = open_trace(args.trace)
-    with answer(trace, args.sql, names.decoder(args, trace, ours=True)) as found:
+    with answer(trace, args.sql, names.decoder(args, trace)) as found:
         if args.output == "-":
             write(format, found, sys.stdout.buffer)
             sys.stdout.buffer.flush()
