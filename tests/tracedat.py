@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 PAGE = 4096
 BEGIN = b"\x17\x08\x44tracing"
@@ -20,9 +20,12 @@ def _events(events: list[bytes]) -> bytes:
     return struct.pack("<I", len(events)) + b"".join(map(_sized, events))
 
 
-def version_6(header_page: bytes, events: list[bytes], cpus: list[bytes]) -> bytes:
+def version_6(
+    header_page: bytes, events: list[bytes], cpus: list[bytes], *, system: str = "printk", others: Sequence[bytes] = ()
+) -> bytes:
+    """``others`` are the events of a ``system``."""
     head = BEGIN + b"6\0" + struct.pack("<BBI", 0, 8, PAGE) + _header(header_page) + _events(events)
-    head += struct.pack("<I", 1) + b"printk\0" + struct.pack("<I", 1) + _sized(b"name: console\nID: 9\n")
+    head += struct.pack("<I", 1) + system.encode() + b"\0" + _events([b"name: console\nID: 9\n", *others])
     head += _sized(b"", "I") + _sized(b"", "I") + _sized(b"") + struct.pack("<I", len(cpus))
     head += (
         b"options  \0" + struct.pack("<H", 4) + _sized(b"local [mono]\0", "I") + struct.pack("<H", 0) + b"flyrecord\0"

@@ -1,12 +1,17 @@
 """Every importer against arbitrary bytes: atheris, guided by coverage, from seeds that are real logs and whole records.
 
+As many importers at a time as there are processors.
+
 What libFuzzer tries follows from its seed, 1; how far it comes in the time, from the machine. An input that fails stays
 in the test's folder, named crash-…, timeout-… or oom-…, and `python tests/fuzz/fuzz_import.py KIND FILE` runs it again.
 """
 
 import lzma
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -33,11 +38,19 @@ def recorded() -> bytes:
     return lzma.decompress((DATA / "ftrace-e1000.raw.xz").read_bytes())
 
 
+def kvm() -> bytes:
+    """The first pages of a recording."""
+    file = lzma.decompress((DATA / "trace-cmd-kvm.dat.xz").read_bytes())
+    formats = [(DATA / "kvm_mmio.format").read_bytes()]
+    return tracedat.version_6(HEADER, EVENTS, [file[0x5000:0x7000]], system="kvm", others=formats)
+
+
 def seeds(kind: str) -> list[bytes]:
     """Logs of a kind, each whole and a part of it."""
     logs = {
         "mmiotrace": [lzma.decompress((DATA / "mmiotrace-e1000.log.xz").read_bytes())[:8000]],
-        "trace.dat": [version(HEADER, EVENTS, [recorded()[:8192]]) for version in VERSIONS],
+        "trace.dat": [version(HEADER, EVENTS, [recorded()[:8192]]) for version in VERSIONS]
+        + [(DATA / "trace-cmd-rwmmio.dat").read_bytes(), kvm()],
         "qemu": [lzma.decompress((DATA / "qemu-e1000.log.xz").read_bytes())[:8000]],
         "ftrace-text": [path.read_bytes() for path in sorted(DATA.glob("kvm-rwmmio.*.txt"))],
         "mmt": [mmt.LOG],
@@ -61,15 +74,46 @@ def fuzz(kind: str, folder: Path, seconds: int) -> None:
     assert int(runs) > len(seeds(kind))
 
 
-# Until each importer has survived a minute, chance would say whether `make test` passes.
-@pytest.mark.long
+class Running:
+    """All importers, each for the same time."""
+
+    def __init__(self, folder: Path, seconds: int) -> None:
+        self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+        self._found: dict[str, Future[None]] = {}
+        for kind in KINDS:
+            (folder / kind).mkdir()
+            self._found[kind] = self._pool.submit(fuzz, kind, folder / kind, seconds)
+
+    def result(self, kind: str) -> None:
+        """Waits for it. Raises what it has raised."""
+        self._found[kind].result()
+
+    def stop(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture(scope="module")
+def shortly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("short"), SHORT)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def for_a_minute(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("long"), LONG)
+    yield running
+    running.stop()
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
-def test_arbitrary_bytes(kind: str, tmp_path: Path) -> None:
-    fuzz(kind, tmp_path, SHORT)
+def test_arbitrary_bytes(kind: str, shortly: Running) -> None:
+    shortly.result(kind)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", KINDS)
-def test_arbitrary_bytes_for_a_minute(kind: str, tmp_path: Path) -> None:
-    fuzz(kind, tmp_path, LONG)
+def test_arbitrary_bytes_for_a_minute(kind: str, for_a_minute: Running) -> None:
+    for_a_minute.result(kind)

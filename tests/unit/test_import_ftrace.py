@@ -1,6 +1,8 @@
 """trace.dat and copies of tracefs: the same rows as the pages themselves give, and damage that is named."""
 
 import io
+import lzma
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +58,98 @@ def test_trace_dat_that_trace_cmd_wrote(name: str, expected: pa.Table, tmp_path:
     """The same pages by Debian's trace-cmd 3.1.6, `trace-cmd convert`: version 7 compressed with zstd."""
     load((DATA / name).read_bytes(), tmp_path / "t")
     assert open_trace(tmp_path / "t").events().equals(expected)
+
+
+def reported(name: str) -> list[dict[str, str]]:
+    """Events as `trace-cmd report` prints them."""
+    line = re.compile(r" *(?P<task>.*)-(?P<tid>\d+) +\[(?P<cpu>\d+)\] +(?P<time>[\d.]+): (?P<event>\w+): +(?P<rest>.*)")
+    lines = lzma.decompress((DATA / f"trace-cmd-{name}.txt.xz").read_bytes()).decode().splitlines()
+    assert lines[0] == "cpus=2"
+    found = [line.fullmatch(text) for text in lines[1:]]
+    return [one.groupdict() for one in found if one]
+
+
+def test_mmiotrace_that_trace_cmd_recorded(tmp_path: Path) -> None:
+    """Each access is what `trace-cmd report` says of it."""
+    load((DATA / "trace-cmd-mmiotrace.dat").read_bytes(), tmp_path / "t")
+    rows = open_trace(tmp_path / "t").events().to_pylist()
+    assert [row["kind"] for row in rows if row["width"] == 0] == ["map", "unmap"]
+    assert len(rows) == len(reported("mmiotrace")) == 11_953
+    for row, event in zip(rows, reported("mmiotrace"), strict=True):
+        assert (row["tid"], row["cpu"]) == (int(event["tid"]), int(event["cpu"]))
+        assert abs(row["time_ns"] / 1e9 - float(event["time"])) < 1e-6
+        if event["event"] == "mmiotrace_rw":
+            physical, value, pc, map_id, opcode, width = (int(field, 16) for field in event["rest"].split())
+            kind = {1: "read", 2: "write"}[opcode]
+            assert (row["kind"], row["offset"], row["width"]) == (kind, physical - 0xFEBA0000, width)
+            assert (row["value"], row["pc"], row["map_id"]) == (value, pc, map_id)
+
+
+def test_kvm_mmio_that_trace_cmd_recorded(tmp_path: Path) -> None:
+    """The same rows as of the text that trace-cmd makes of it, which has microseconds."""
+    load((DATA / "trace-cmd-kvm.dat.xz").read_bytes(), tmp_path / "binary")
+    load((DATA / "trace-cmd-kvm.txt.xz").read_bytes(), tmp_path / "text")
+    binary, text = (open_trace(tmp_path / name) for name in ("binary", "text"))
+    assert (binary.info["source"], text.info["source"]) == ("trace.dat", "ftrace-text")
+    assert binary.count == text.count == 20_931
+    columns = ["kind", "width", "offset", "value", "tid", "cpu", "flags", "map_id"]
+    assert binary.events(columns).equals(text.events(columns))
+    times = [trace.events(["time_ns"])["time_ns"].to_numpy() for trace in (binary, text)]
+    assert abs(times[0] - times[1]).max() < 1000
+    waited = [trace.events(["duration_ns"])["duration_ns"] for trace in (binary, text)]
+    assert waited[0].null_count == waited[1].null_count == 20_931 - 256
+    assert [mapping.path for mapping in binary.mappings] == ["kvm:guest-physical"]
+
+
+def test_rwmmio_that_trace_cmd_recorded(tmp_path: Path) -> None:
+    """Two events are one access: the first has the time and the caller, the second of a read the value."""
+    load((DATA / "trace-cmd-rwmmio.dat").read_bytes(), tmp_path / "t")
+    rows = open_trace(tmp_path / "t").events().to_pylist()
+    assert [row["text"] for row in rows if row["kind"] == "mark"] == ["a mark of the test"]
+    told = [one for one in reported("rwmmio") if one["event"] != "print"]
+    events = [one | dict(field.split("=") for field in one["rest"].split()) for one in told]
+    accesses = [row for row in rows if row["kind"] != "mark"]
+    assert 2 * len(accesses) == 240
+    for row, first, second in zip(accesses, events[::2], events[1::2], strict=True):
+        assert (f"rwmmio_{row['kind']}", f"rwmmio_post_{row['kind']}") == (first["event"], second["event"])
+        assert (row["offset"], row["pc"]) == (int(first["addr"], 16), int(first["caller"], 16))
+        assert (row["value"], 8 * row["width"]) == (int(second["val"]), int(first["width"]))
+        assert (row["tid"], row["cpu"]) == (int(first["tid"]), int(first["cpu"]))
+        assert abs(row["time_ns"] / 1e9 - float(first["time"])) < 1e-6
+    durations = [row["duration_ns"] for row in accesses if row["kind"] == "read"]
+    assert len(durations) == 80
+    assert all(durations)
+
+
+KVM_FORMAT = (DATA / "kvm_mmio.format").read_bytes()
+KVM_ID = 1415
+
+
+def page(time_ns: int, *records: tuple[int, int, int]) -> bytes:
+    """kvm_mmio events of thread 7 to one address: nanoseconds since the one before, type and value."""
+    data = b""
+    for delta, kind, value in records:
+        payload = struct.pack("<HBBiIIQQ", KVM_ID, 0, 0, 7, kind, 4, 0xFEE00030, value)
+        data += struct.pack("<I", delta << 5 | len(payload) // 4) + payload
+    return (struct.pack("<QQ", time_ns, len(data)) + data).ljust(4096, b"\0")
+
+
+def test_an_answer_on_another_cpu(tmp_path: Path) -> None:
+    """Asked on CPU 1, answered on CPU 0. The kernel has no mmiotrace."""
+    cpus = [page(5000, (0, 1, 0x42), (100, 2, 1)), page(4000, (10, 0, 0), (50, 2, 9))]
+    load(tracedat.version_6(HEADER, EVENTS[2:], cpus, system="kvm", others=[KVM_FORMAT]), tmp_path / "t")
+    rows = open_trace(tmp_path / "t").events().to_pylist()
+    assert [(row["time_ns"], row["cpu"], row["kind"], row["value"], row["duration_ns"]) for row in rows] == [
+        (4010, 1, "read", 0x42, 990),
+        (4060, 1, "write", 9, None),
+        (5100, 0, "write", 1, None),
+    ]
+
+
+def test_a_kvm_mmio_that_is_none(tmp_path: Path) -> None:
+    data = tracedat.version_6(HEADER, EVENTS, [page(1, (0, 1, 1), (0, 3, 1))], system="kvm", others=[KVM_FORMAT])
+    with pytest.raises(MmiotapError, match=r"CPU 0 from byte 0, byte 56: a kvm_mmio of a type or a width"):
+        load(data, tmp_path / "t")
 
 
 def test_a_mapping_of_another_cpu(expected: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

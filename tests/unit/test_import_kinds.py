@@ -102,7 +102,7 @@ def test_a_write_that_only_its_second_event_tells_of(tmp_path: Path) -> None:
 
 
 def test_reads_that_never_end_are_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmiotap.formats.ftrace_text._MOST_BEGUN", 3)
+    monkeypatch.setattr("mmiotap.formats.paired._MOST_BEGUN", 3)
     line = b"a-1 [000] .... 1.%06d: kvm_mmio: mmio unsatisfied-read len 4 gpa 0x%x val 0x0\n"
     load(b"".join(line % (n, n) for n in range(20)), tmp_path / "t")
     assert [row["offset"] for row in rows(tmp_path / "t")] == list(range(20))

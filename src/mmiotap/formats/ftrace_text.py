@@ -1,29 +1,27 @@
 """The kernel's rwmmio and kvm_mmio events as text, as ``trace``, ``trace_pipe``, trace-cmd and perf script print them.
 
-One access is two events: before and after (include/trace/events/rwmmio.h), or asked and answered
-(include/trace/events/kvm.h). It becomes one row, at the time of the first, with the value of the second and the time
-between them. Other events are passed over.
+One access is two events (:mod:`mmiotap.formats.paired`). Other events are passed over.
 """
 
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from mmiotap.formats import paired
 from mmiotap.formats.compressed import Log
-from mmiotap.formats.importing import NOT_SAID, Ending, Lines, Rows, Writer
+from mmiotap.formats.importing import Ending, Lines, Rows, Writer
+from mmiotap.formats.paired import Pairs, Told
 from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError
-from mmiotap.trace.model import Mapping
 
-#: Events that are accesses, with the letter that says what they are: (b)egin or (e)nd of a read, (w)rite or (a)fter it.
-_LETTERS = {
-    b"rwmmio_read": "b",
-    b"rwmmio_post_read": "e",
-    b"rwmmio_write": "w",
-    b"rwmmio_post_write": "a",
-    b"unsatisfied-read": "b",
-    b"read": "e",
-    b"write": "w",
+#: What events tell of, and kvm_mmio's words.
+_STEPS = {
+    b"rwmmio_read": paired.BEGIN,
+    b"rwmmio_post_read": paired.END,
+    b"rwmmio_write": paired.WRITE,
+    b"rwmmio_post_write": paired.AFTER,
+    b"unsatisfied-read": paired.BEGIN,
+    b"read": paired.END,
+    b"write": paired.WRITE,
 }
 _INTERESTING = re.compile(rb"[ :](?:kvm_mmio|rwmmio_(?:post_)?(?:read|write)):")
 #: What lines have that are looked at: those events, and losses.
@@ -49,12 +47,6 @@ _LOST = re.compile(
     rb".{1,200} PERF_RECORD_LOST lost (?P<perf>\d{1,18})"
 )
 _OVERWRITTEN = re.compile(rb"# entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})[ \t].*")
-#: Reads that have begun and not ended. More than these never will: their ends were lost, or are not traced.
-_MOST_BEGUN = 4096
-
-#: Paths of the mappings that stand for whole address spaces: offsets are addresses.
-_SPACES = {"kvm": "kvm:guest-physical", "rwmmio": "kernel:virtual"}
-_Key = tuple[str, int, int, int]
 
 
 def load(log: Log, writer: Writer) -> Ending:
@@ -66,7 +58,7 @@ def load(log: Log, writer: Writer) -> Ending:
             cut = line[:200].decode(errors="backslashreplace")
     if not reader.seen:
         raise MmiotapError(f"{log.name}: no rwmmio or kvm_mmio event is in it ({lines.count} lines were read)")
-    reader.end()
+    reader.pairs.end()
     info = {"passed_over": lines.passed_over + reader.passed_over}
     return Ending(lines.count, cut, f"line {lines.count}: the last line", info=info)
 
@@ -82,12 +74,11 @@ class _Reader:
     rows: Rows
     passed_over: int = 0
     seen: bool = False
-    _maps: dict[str, int] = field(default_factory=dict)
     _time_ns: int = 0
     _overwritten: int = 0
-    #: Reads that have begun, and writes whose other event may follow, by space, thread, address and width.
-    _begun: dict[_Key, dict[str, Any]] = field(default_factory=dict)
-    _written: dict[_Key, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.pairs = Pairs(self.rows)
 
     def take(self, line: bytes, number: int, *, must: bool) -> bool:
         """One line. False: it is cut short, which only one that need not be whole may be."""
@@ -120,13 +111,12 @@ class _Reader:
         found = (_KVM if is_kvm else _RW).fullmatch(head["rest"])
         if found is None:
             return False
-        letter = _LETTERS[found["what"] if is_kvm else head["event"]]
-        if letter in "ew" and found["value"] is None:
+        step = _STEPS[found["what"] if is_kvm else head["event"]]
+        if step in (paired.END, paired.WRITE) and found["value"] is None:
             return False
         width = int(found["width"]) if is_kvm else int(found["bits"]) // 8
         if not 0 < width < 256:
             return False
-        tid = int(head["tid"])
         pid = int(head["pid"] or 0)
         if head["tgid"] is not None and head["tgid"].isdigit():
             pid = int(head["tgid"])
@@ -134,57 +124,22 @@ class _Reader:
         time_ns = int(head["seconds"]) * 10**9 + int(fraction) * (1000 if len(fraction) == 6 else 1)
         self._time_ns = time_ns
         if self._overwritten:
-            text = "overwritten before the log was read"
-            self.rows.add(layout.LOST, time_ns, value=self._overwritten, text=text)
+            why = "overwritten before the log was read"
+            self.rows.add(layout.LOST, time_ns, value=self._overwritten, text=why)
             self._overwritten = 0
-        space = "kvm" if is_kvm else "rwmmio"
-        address = int(found["address"], 16)
-        key = (space, tid, address, width)
-        row: dict[str, Any] = {
-            "time_ns": time_ns,
-            "width": width,
-            "map_id": self._maps.setdefault(space, len(self._maps) + 1),
-            "offset": address,
-            # Of accesses wider than 8 bytes kvm_mmio prints the low half.
-            "flags": NOT_SAID if width > 8 else 0,
-            "pid": pid,
-            "tid": tid,
-            "cpu": int(head["cpu"]),
-            "text": None if is_kvm else found["caller"].decode(errors="backslashreplace") or None,
-        }
-        value = int(found["value"] or b"0", 16)
-        if letter == "b":
-            self._give_up(key)
-            self._begun[key] = row
-            if len(self._begun) > _MOST_BEGUN:
-                self._give_up(next(iter(self._begun)))
-        elif letter == "e":
-            if begun := self._begun.pop(key, None):
-                duration = time_ns - begun["time_ns"]
-                row = begun | ({"duration_ns": duration} if 0 <= duration < layout.NO_DURATION else {})
-            self._add(layout.READ, row, value)
-        elif letter == "w":
-            self._add(layout.WRITE, row, value)
-            self._written[key] = None
-            if len(self._written) > _MOST_BEGUN:
-                self._written.pop(next(iter(self._written)))
-        elif key in self._written:
-            del self._written[key]
-        elif found["value"] is not None:
-            self._add(layout.WRITE, row, value)
+        text = None if is_kvm else found["caller"].decode(errors="backslashreplace") or None
+        self.pairs.take(
+            Told(
+                time_ns,
+                step,
+                paired.KVM if is_kvm else paired.RWMMIO,
+                int(found["address"], 16),
+                width,
+                None if found["value"] is None else int(found["value"], 16),
+                pid=pid,
+                tid=int(head["tid"]),
+                cpu=int(head["cpu"]),
+                text=text,
+            )
+        )
         return True
-
-    def _give_up(self, key: _Key) -> None:
-        """A read that does not end any more: it was made, but its value is not known."""
-        if begun := self._begun.pop(key, None):
-            self._add(layout.READ, begun | {"flags": NOT_SAID}, 0)
-
-    def _add(self, kind: int, row: dict[str, Any], value: int) -> None:
-        self.rows.add(kind, value=value, **row)
-
-    def end(self) -> None:
-        for key in list(self._begun):
-            self._give_up(key)
-        for space, map_id in self._maps.items():
-            self.rows.add_mapping(Mapping(map_id, 0, _SPACES[space], address=0, length=0, file_offset=0, prot="rw"))
-        self.rows.flush()

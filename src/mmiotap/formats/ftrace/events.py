@@ -37,6 +37,8 @@ _CODE[list(KINDS)] = range(len(KINDS))
 _MASK = np.array([(1 << 8 * width) - 1 if 0 < width < 8 else (1 << 64) - 1 for width in range(256)], np.uint64)
 _NOT_SAID = layout.VALUE_UNKNOWN | layout.REASON_NOT_IN_SOURCE << layout.REASON_SHIFT
 _OPCODE_BYTES = 3
+#: No record is longer than the largest page.
+_LONGEST = 1 << 16
 #: Payloads begin and end at such multiples.
 _WORD = 4
 #: Text of a loss that the kernel did not count.
@@ -53,24 +55,33 @@ class Decoder:
     """Makes rows of pages, and knows what earlier ones said.
 
     :ivar devices: PCI devices that mappings are looked up in.
+    :ivar needed: kinds of record that the kernel must have; where it does not have another one, there is none.
     :ivar mappings: all that were seen.
     """
 
     formats: Formats
     devices: Sequence[PciDevice] = ()
+    needed: Sequence[str] = NAMES
     mappings: list[Mapping] = field(default_factory=list)
     _latest: dict[int, Mapping] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if missing := [name for name in NAMES if name not in self.formats.events]:
+        if missing := [name for name in self.needed if name not in self.formats.events]:
             raise MmiotapError(f"this kernel has no events {', '.join(missing)}: it was built without CONFIG_MMIOTRACE")
-        self._rw = _dtype(self.formats.events["mmiotrace_rw"], _RW)
-        self._map = _dtype(self.formats.events["mmiotrace_map"], _MAP)
-        printed = self.formats.events["print"]
-        self._printed_common = _dtype(printed, _COMMON)
-        if "buf" not in printed.fields:
+        wanted = zip(NAMES, (_RW, _MAP, _COMMON), strict=True)
+        self._kinds = {
+            name: (self.formats.events[name], dtype(self.formats.events[name], fields))
+            for name, fields in wanted
+            if name in self.formats.events
+        }
+        if "print" in self._kinds and "buf" not in self._kinds["print"][0].fields:
             raise MmiotapError("events print of this kernel have no field 'buf'")
-        self._print = printed.fields["buf"].offset
+
+    def _gather(self, records: Records, name: str) -> dict[str, _Array]:
+        if name in self._kinds:
+            return gather(records, *self._kinds[name])
+        nothing = np.dtype([(field, np.uint64) for field in {*_RW, *_MAP}])
+        return {"record": np.zeros(0, nothing), "where": np.zeros(0, np.int64)}
 
     def table(self, parts: Iterable[tuple[int, bytes]], name: str) -> pa.Table:
         """Rows of whole pages of some CPUs, in the order of their time. ``name`` is what messages call the pages.
@@ -88,7 +99,7 @@ class Decoder:
         return _table({key: column[order] for key, column in columns.items()})
 
     def _accesses(self, cpu: int, records: Records) -> dict[str, _Array]:
-        rows = _gather(records, self.formats.events["mmiotrace_rw"], self._rw)
+        rows = self._gather(records, "mmiotrace_rw")
         record, where = rows["record"], rows["where"]
         kind = _KIND[record["opcode"]]
         unknown = kind == layout.UNKNOWN
@@ -145,7 +156,7 @@ class Decoder:
         return _columns(len(rows), cpu=cpu, **{key: _list([row.get(key) for row in rows], key) for key in names})
 
     def _mapped(self, records: Records) -> list[dict[str, Any]]:
-        found = _gather(records, self.formats.events["mmiotrace_map"], self._map)
+        found = self._gather(records, "mmiotrace_map")
         rows = []
         for record, where in zip(found["record"], found["where"].tolist(), strict=True):
             kind, map_id, time_ns = int(_KIND[record["opcode"]]), int(record["map_id"]), int(records.time_ns[where])
@@ -189,12 +200,12 @@ class Decoder:
         )
 
     def _printed(self, records: Records) -> list[dict[str, Any]]:
-        event = self.formats.events["print"]
-        found = _gather(records, event, self._printed_common)
+        found = self._gather(records, "print")
         rows = []
         for record, where in zip(found["record"], found["where"].tolist(), strict=True):
             start = int(records.start[where])
-            text = records.data[start + self._print : start + int(records.length[where])].split(b"\0", 1)[0]
+            begin = start + self._kinds["print"][0].fields["buf"].offset
+            text = records.data[begin : start + int(records.length[where])].split(b"\0", 1)[0]
             rows.append(
                 {
                     "position": 2 * where + 1,
@@ -213,14 +224,14 @@ def lost_somewhere(count: int, time_ns: int) -> pa.Table:
     return _table(columns)
 
 
-def _dtype(event: Event, names: Iterable[str]) -> np.dtype[Any]:
+def dtype(event: Event, names: Iterable[str]) -> np.dtype[Any]:
     """The fields of a record, where its kernel has them."""
     try:
         fields = [event.fields[name] for name in names]
     except KeyError as error:
         raise MmiotapError(f"events {event.name} of this kernel have no field {error}") from error
-    if any(one.size not in (1, 2, 4, 8) for one in fields):
-        raise MmiotapError(f"events {event.name} of this kernel have fields of sizes that are not known")
+    if any(one.size not in (1, 2, 4, 8) or one.offset > _LONGEST for one in fields):
+        raise MmiotapError(f"events {event.name} of this kernel have fields of sizes or offsets that are not known")
     return np.dtype(
         {
             "names": [one.name for one in fields],
@@ -231,7 +242,7 @@ def _dtype(event: Event, names: Iterable[str]) -> np.dtype[Any]:
     )
 
 
-def _gather(records: Records, event: Event, dtype: np.dtype[Any]) -> dict[str, _Array]:
+def gather(records: Records, event: Event, dtype: np.dtype[Any]) -> dict[str, _Array]:
     """The records of one kind that are long enough for their fields, and which of all they are."""
     kind = event.fields["common_type"]
     words = np.frombuffer(records.data, "<u4")

@@ -4,7 +4,7 @@ Offsets are never constants here: they differ between kernels and architectures.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,7 @@ _FIELD = re.compile(
 )
 _NAME = re.compile(r"^name: (\S+)$", re.MULTILINE)
 _ID = re.compile(r"^ID: (\d+)$", re.MULTILINE)
+_NONE: Mapping[str, Iterable[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,13 @@ class Formats:
     events: dict[str, Event]
 
     @classmethod
-    def read(cls, tracefs: Path, names: Iterable[str]) -> Self:
-        """The running kernel's. ``names`` are the kinds of record wanted, of the group ``ftrace``.
+    def read(cls, tracefs: Path, names: Iterable[str], systems: Mapping[str, Iterable[str]] = _NONE) -> Self:
+        """The running kernel's. ``names`` are the kinds of record wanted, of the group ``ftrace``; ``systems`` others'.
 
         Kinds that this kernel does not have are left out. Raises MmiotapError if a description is not understood.
         """
-        files = [tracefs / "events" / "ftrace" / name / "format" for name in names]
+        groups = {"ftrace": names, **systems}
+        files = [tracefs / "events" / group / name / "format" for group, kinds in groups.items() for name in kinds]
         texts = [file.read_text() for file in files if file.exists()]
         return cls.parse((tracefs / "events" / "header_page").read_text(), texts)
 

@@ -15,7 +15,7 @@ from typing import IO
 import pyarrow as pa
 
 from mmiotap.formats.compressed import Log
-from mmiotap.formats.ftrace import importing
+from mmiotap.formats.ftrace import importing, paired
 from mmiotap.formats.ftrace.events import NAMES
 from mmiotap.formats.ftrace.fields import Formats
 from mmiotap.formats.ftrace.importing import Cpu
@@ -34,7 +34,7 @@ _Unpack = Callable[[bytes, int], bytes | None]
 #: What tells the layout of a page, and of each kind of record; and where it begins, as messages say it.
 _Texts = tuple[str, list[str], str]
 # Options of version 7
-_DONE, _BUFFER, _TRACE_CLOCK, _HEADER_INFO, _FTRACE_EVENTS = 0, 3, 4, 16, 17
+_DONE, _BUFFER, _TRACE_CLOCK, _HEADER_INFO, _FTRACE_EVENTS, _EVENTS_OF_SYSTEMS = 0, 3, 4, 16, 17, 18
 
 
 @dataclass
@@ -129,21 +129,29 @@ def _header_page(file: _File) -> str:
 
 def _ftrace_events(file: _File) -> list[str]:
     """Descriptions of those events that become rows."""
+    return _events(file, NAMES)
+
+
+def _events(file: _File, names: tuple[str, ...]) -> list[str]:
     wanted = []
     for _ in range(file.number(4)):
         text = file.take(file.number(8)).decode(errors="backslashreplace")
-        if any(f"name: {name}\n" in text for name in NAMES):
+        if any(f"name: {name}\n" in text for name in names):
             wanted.append(text)
+    return wanted
+
+
+def _events_of_systems(file: _File) -> list[str]:
+    wanted = []
+    for _ in range(file.number(4)):
+        system = file.string().decode(errors="backslashreplace")
+        wanted += _events(file, paired.SYSTEMS.get(system, ()))
     return wanted
 
 
 def _version_6(file: _File) -> tuple[_Texts, list[Cpu], str]:
     place = f"{file.name}, byte {file.at}"
-    texts = _header_page(file), _ftrace_events(file), place
-    for _ in range(file.number(4)):
-        file.string()
-        for _ in range(file.number(4)):
-            file.skip(file.number(8))
+    texts = _header_page(file), _ftrace_events(file) + _events_of_systems(file), place
     file.skip(file.number(4))  # kallsyms
     file.skip(file.number(4))  # printk formats
     file.skip(file.number(8))  # command lines
@@ -191,14 +199,18 @@ def _version_7(file: _File) -> tuple[_Texts, list[Cpu], str]:
         raise file.error(
             f"compressed with {algorithm[:20].decode(errors='backslashreplace')!r}; none, zlib and zstd can be read"
         )
-    header, events, place, buffers = "", [], "", []
+    header, place = "", ""
+    events: list[str] = []
+    buffers = []
     for option, data in _options(file, file.number(8), unpack):
         if option == _HEADER_INFO:
             section = _section(file, data, unpack)
             place = section.name
             header = _header_page(section)
         elif option == _FTRACE_EVENTS:
-            events = _ftrace_events(_section(file, data, unpack))
+            events += _ftrace_events(_section(file, data, unpack))
+        elif option == _EVENTS_OF_SYSTEMS:
+            events += _events_of_systems(_section(file, data, unpack))
         elif option == _BUFFER:
             buffers.append(data)
     if not header:
