@@ -230,7 +230,7 @@ class TestTrouble:
         (trace / "events" / "part-x.parquet").touch()
         self.refuses(trace, "part-x.parquet", "move it elsewhere")
 
-    @pytest.mark.parametrize("line", ["{", "[1]", "{}", '{"map_id": 1}'])
+    @pytest.mark.parametrize("line", ["{", "[1]", "{}", '{"map_id": 1}', '{"map_id": "x"}'])
     def test_a_line_is_damaged(self, trace: Path, line: str) -> None:
         with (trace / "mappings.jsonl").open("a") as file:
             file.write(f"{line}\n")
