@@ -200,6 +200,10 @@ def test_how_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 RDL_ERRORS = {
     "syntax": ("addrmap a {\n  reg { field {} x[0:0] } y;\n};", "device.rdl, line 2: missing ';'"),
+    "what the compiled parser cannot tell": (
+        "addrmap a {\n reg {\n  field {} x[0:];\n } y;\n};",
+        "device.rdl, line 3: ",
+    ),
     "overlap": (
         "addrmap a {\n reg { field {} x[0:0]; } y @0;\n reg { field {} x[0:0]; } z @2;\n};",
         "device.rdl, line 3: Instance 'z' at offset +0x2:0x5 overlaps with 'y' at offset +0x0:0x3",

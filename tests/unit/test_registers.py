@@ -206,6 +206,79 @@ def test_a_register_of_sixteen_bytes(tmp_path: Path) -> None:
     assert one(wide, "read", 0xF, 0x55, 1) == ("R+15", "TOP=0x55")
 
 
+def any_description(random: np.random.Generator) -> Description:
+    """Registers of all widths, arrays, gaps, some only for reading or writing; fields of all places."""
+    registers, offset = [], int(random.integers(0, 8))
+    for number in range(int(random.integers(1, 12))):
+        width = int(random.choice([1, 2, 4, 8]))
+        counts = tuple(random.integers(1, 4, random.choice([0, 0, 1, 2])).tolist())
+        access = str(random.choice(["RO", "WO", "RW", "RW", "RW"]))
+        fields, bit = [], int(random.integers(0, 3))
+        while bit < 8 * width and random.random() < 0.8:
+            bits = int(random.integers(1, 8 * width - bit + 1))
+            values = {3: "THREE", 1: "ONE"} if random.random() < 0.3 else {}
+            fields.append(Field(f"F{bit}", bit, bits, access, values, shift=int(random.choice([0, 0, 4]))))
+            bit += bits + int(random.integers(0, 4))
+        one = Register(f"R{number}", offset, width, counts, tuple(fields), access)
+        registers.append(one)
+        offset = one.end + int(random.choice([0, 0, 1, 5]))
+    return Description("any", tuple(registers))
+
+
+def said_plainly(description: Description, offset: int, width: int, value: int) -> tuple[str | None, str | None]:
+    """The same as the decoder, one bit after the other."""
+    names, texts, rest = [], [], 0
+    for register in description.registers:
+        for element in range(register.elements):
+            begin = register.offset + element * register.width
+            if begin >= offset + width or begin + register.width <= offset:
+                continue
+            indexes: list[str] = []
+            below = element
+            for count in reversed(register.counts):
+                below, index = divmod(below, count)
+                indexes.insert(0, f"[{index}]")
+            within = f"+{offset - begin}" if offset > begin else ""
+            names.append(f"{register.name}{''.join(indexes)}{within}")
+            bits = {  # of the register: of the access
+                bit: bit + 8 * (begin - offset)
+                for bit in range(8 * register.width)
+                if 0 <= bit + 8 * (begin - offset) < min(8 * width, 64)
+            }
+            for field in register.fields:
+                mine = [bit for bit in range(field.lsb, field.lsb + field.width) if bit in bits]
+                number = sum((value >> bits[bit] & 1) << place for place, bit in enumerate(mine))
+                name = field.values.get(number) if len(mine) == field.width else None
+                plain = field.width == 8 * register.width and not field.shift
+                if not number or (plain and not name):
+                    continue
+                part = len(mine) != field.width
+                label = f"{field.name}[{mine[-1] - field.lsb}:{mine[0] - field.lsb}]" if part else field.name
+                shown = number << (0 if part else field.shift) & 2**64 - 1
+                text = name or (str(shown) if shown < 10 else hex(shown))
+                texts.append(label if field.width == 1 and not name else f"{label}={text}")
+            covered = {bit for field in register.fields for bit in range(field.lsb, field.lsb + field.width)}
+            if register.fields:
+                rest |= sum(value & 1 << place for bit, place in bits.items() if bit not in covered)
+    if rest:
+        texts.append(f"?={rest if rest < 10 else hex(rest)}")
+    return ",".join(names) or None, " ".join(texts) or None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_decoding_says_what_a_plain_loop_says(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    description = any_description(random)
+    last = description.registers[-1].end
+    rows = [
+        row(0, str(random.choice(["read", "write"])), width, int(random.integers(0, last + 4)), value)
+        for width in (1, 2, 4, 8, 16)
+        for value in [int(random.integers(0, 2 ** min(8 * width, 64), dtype=np.uint64)) for _ in range(20)]
+    ]
+    expected = [said_plainly(description, one["offset"], one["width"], one["value"]) for one in rows]
+    assert decoded(description, *rows) == expected
+
+
 def test_two_rows_that_mix_to_the_same_number(description: Description) -> None:
     """Made so on purpose: the offset's change is made good by the value's."""
     _, offset_factor, value_factor = (int(factor) for factor in decode._FACTORS)

@@ -131,7 +131,8 @@ def change(tmp_path: Path, old: str, new: str, part: str | None = "UART0") -> st
         ),
         ("<access>read-only</access>", "<access>sometimes</access>", ", line 23: <access> 'sometimes' is none of"),
         ("oneToClear", "never", ", line 61: <modifiedWriteValues> 'never' is none of"),
-        ("<size>8</size>", "<size>24</size>", ", line 18: "),
+        ("<size>8</size>", "<size>24</size>", ", line 22: a register has 8, 16, 32, 64, 128 bits, not 24"),
+        ("<dim>4</dim>", "<dim>999999</dim>", ", line 81: <register> stands for 999999 registers and fields"),
     ],
 )
 def test_wrong_files_are_one_line(tmp_path: Path, old: str, new: str, expected: str) -> None:

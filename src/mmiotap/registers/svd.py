@@ -1,5 +1,7 @@
 """CMSIS-SVD, by cmsis-svd. What that passes over in silence is looked for first, with lines, which it does not keep."""
 
+import bisect
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from mmiotap.registers.tree import describe
 _NAMED = ("peripheral", "cluster", "register", "field")
 _NEEDED = {"peripheral": "baseAddress", "cluster": "addressOffset", "register": "addressOffset"}
 _NUMBERS = ("baseAddress", "addressOffset", "size", "bitOffset", "bitWidth", "lsb", "msb", "dim", "dimIncrement")
+_SIZES = (8, 16, 32, 64, 128)
+#: Registers and fields of a file, with those that arrays stand for.
+_MOST = 1 << 18
 #: Words of the standard, and what cmsis-svd takes for one of them.
 _WORDS = {
     "access": (*SVD_ACCESS, "writeonce", "read-writeonce", "write"),
@@ -67,6 +72,19 @@ def _check(root: Element) -> None:
             raise element.error(f"<{element.tag}> {element.text.strip()!r} is none of {words}")
         if element.tag in _NUMBERS and not _is_number(element.text.strip()):
             raise element.error(f"<{element.tag}> {element.text.strip()!r} is no number")
+        if element.tag == "size" and _number(element) not in _SIZES:
+            raise element.error(f"a register has {', '.join(map(str, _SIZES))} bits, not {element.text.strip()}")
+    _count(root)
+
+
+def _count(element: Element) -> int:
+    """How many registers and fields an element stands for; cmsis-svd makes all of them."""
+    dim = _child(element, "dim")
+    times = 1 if dim is None else _number(dim)
+    found = times * ((element.tag in ("register", "field")) + sum(map(_count, element.children)))
+    if found > _MOST:
+        raise element.error(f"<{element.tag}> stands for {found} registers and fields; more than {_MOST} are too many")
+    return found
 
 
 def _check_named(element: Element) -> None:
@@ -87,11 +105,13 @@ def _child(element: Element, tag: str) -> Element | None:
 
 def _is_number(text: str) -> bool:
     """scaledNonNegativeInteger of the standard: decimal, 0x…, #binary."""
-    digits, base = (text[1:], 2) if text.startswith("#") else (text, 0)
-    try:
-        return int(digits.lstrip("+").replace("x", "0") if base == 2 else digits, base) >= 0
-    except ValueError:
-        return text.isdecimal()
+    return re.fullmatch(r"\+?(0x[0-9a-f]+|[0-9]+|#[01x]+)", text, re.IGNORECASE) is not None
+
+
+def _number(element: Element) -> int:
+    """Of an element that is one."""
+    text = element.text.strip().lower().lstrip("+")
+    return int(text[1:].replace("x", "0"), 2) if text.startswith("#") else int(text, 16 if "x" in text else 10)
 
 
 class _Reader:
@@ -124,8 +144,10 @@ class _Reader:
         """Alternate descriptions of a place are left out where it has another."""
         alternates = set(map(id, self._alternates))
         rest = [one for one in registers if id(one) not in alternates]
-        taken = {byte for one in rest for byte in range(one.offset, one.end)}
-        return rest + [one for one in self._alternates if not taken.intersection(range(one.offset, one.end))]
+        starts = sorted(one.offset for one in rest)
+        ends = {one.offset: one.end for one in rest}
+        free = [one for one in self._alternates if not _overlaps(one, starts, ends)]
+        return rest + free
 
     def _inside(
         self, members: Iterable[Any], peripheral: str, prefix: str, base: int, cluster: str
@@ -187,6 +209,12 @@ class _Reader:
         }
         width = 1 if field.bit_width is None else field.bit_width
         return Field(str(field.name), field.bit_offset, width, access, dict(sorted(values.items())), line=line)
+
+
+def _overlaps(one: Register, starts: list[int], ends: dict[int, int]) -> bool:
+    """With one that begins before it, or within it."""
+    before = bisect.bisect_left(starts, one.end)
+    return before > 0 and max(starts[before - 1], ends[starts[before - 1]] - 1) >= one.offset
 
 
 def _field_and_all(member: Any) -> tuple[Any, list[Any]]:
