@@ -119,24 +119,26 @@ class _Text:
         first = np.flatnonzero(self._character(spaces + 1) == _C)
         first = first[self._at(spaces[first], b" cpu ")]
         behind = spaces[first]
-        reads = self._at(behind - 5, b"_read")
-        writes = self._at(behind - 6, b"_write")
+        before = self._words[behind + (_PAD - 8)]
+        reads = before >> _U(24) == _U(int.from_bytes(b"_read", "little"))
+        writes = before >> _U(16) == _U(int.from_bytes(b"_write", "little"))
         kind = np.where(reads, layout.READ, layout.WRITE).astype(np.int8)
         stem = behind - np.where(reads, 5, 6)
         lines = np.searchsorted(self.starts, stem, side="right") - 1
+        ends = self._words[stem + (_PAD - 8)]
         event = np.full(len(stem), -1, np.int8)
         begin = stem.copy()
         for word, number in qemu_lines.EVENTS.items():
             name = b"memory_region_" + word
             # Its end tells whether the rest is worth a look.
-            found = np.flatnonzero((reads | writes) & self._at(stem - 8, name[-8:]))
+            found = np.flatnonzero((reads | writes) & (ends == _U(int.from_bytes(name[-8:], "little"))))
             found = found[self._at(stem[found] - len(name), name[:-8])]
             event[found] = number
             begin[found] = stem[found] - len(name)
         # The first event of a line is the line's; of lines with more, the other way of reading them decides.
         count = np.bincount(lines[event >= 0], minlength=len(self.starts))
         ok = (event >= 0) & (first + _FIELDS <= len(spaces)) & (count[lines] == 1)
-        chosen = np.flatnonzero(ok)
+        chosen = _where(ok)
         return self._columns(lines[chosen], begin[chosen], kind[chosen], event[chosen], spaces, first[chosen])
 
     def _columns(
@@ -183,8 +185,11 @@ class _Text:
         ok &= good
         names, good = self._hash(np.where(named, tail + len(b" name '"), end), np.where(named, end - 1, end))
         ok &= good
-        rows = np.flatnonzero(ok)
-        region, regions = self._regions(rows, event, handle, names, space, np.where(named, tail, -1), end)
+        rows = _where(ok)
+        key = (handle ^ names) * _ODD ^ event.astype(np.uint64)
+        region, regions = self._regions(
+            key[rows], event[rows], space[3][rows], space[4][rows], np.where(named, tail, -1)[rows], end[rows]
+        )
         done = np.zeros(len(self.starts), bool)
         done[lines[rows]] = True
         width = width[rows].astype(np.int64)
@@ -203,21 +208,19 @@ class _Text:
 
     def _regions(
         self,
-        rows: Positions,
+        key: Numbers,
         event: npt.NDArray[np.int8],
-        handle: Numbers,
-        names: Numbers,
-        space: list[Positions],
+        handle_at: Positions,
+        handle_end: Positions,
         name_at: Positions,
         end: Positions,
     ) -> tuple[npt.NDArray[np.int32], list[Region]]:
-        key = ((handle ^ names) * _ODD ^ event.astype(np.uint64))[rows]
         examples, index = _distinct(key)
         regions: dict[Region, int] = {}
         place = np.zeros(len(examples), np.int32)
-        for number, row in enumerate(rows[examples].tolist()):
+        for number, row in enumerate(examples.tolist()):
             name = b"" if name_at[row] < 0 else self._text[name_at[row] + len(b" name '") : end[row] - 1]
-            region = Region(int(event[row]), self._text[space[3][row] + 1 : space[4][row]], name)
+            region = Region(int(event[row]), self._text[handle_at[row] + 1 : handle_end[row]], name)
             place[number] = regions.setdefault(region, len(regions))
         return place[index], list(regions)
 
@@ -229,8 +232,9 @@ class _Text:
         tid = np.zeros(len(start), np.int32)
         ok = begin == start
         for colon, read in ((True, self._stamped), (False, self._dated)):
-            rest = np.flatnonzero(~ok & ((self._character(begin - 1) == _COLON) == colon))
-            if len(rest):
+            chosen = ~ok & ((self._character(begin - 1) == _COLON) == colon)
+            if chosen.any():
+                rest = _where(chosen)
                 time_ns[rest], tid[rest], ok[rest] = read(digits, start[rest], begin[rest])
         return time_ns, tid, ok
 
@@ -301,6 +305,11 @@ class _Text:
             mixed = (keys[rows] ^ piece) * _ODD
             keys[rows] = mixed ^ (mixed >> _U(29))
         return keys, ok
+
+
+def _where(flags: Flags) -> Positions | slice:
+    """Where flags are set; everywhere is most often so, and costs nothing."""
+    return slice(None) if flags.all() else np.flatnonzero(flags)
 
 
 def _distinct(keys: Numbers) -> tuple[Positions, Positions]:

@@ -16,7 +16,7 @@ from mmiotap.trace.errors import MmiotapError
 
 #: Pages that become rows together, and those of one CPU while all are read side by side.
 _PAGES = 1024
-_PAGES_SIDE_BY_SIDE = 16
+_PAGES_SIDE_BY_SIDE = 4
 
 
 @dataclass(frozen=True)
