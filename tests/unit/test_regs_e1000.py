@@ -177,6 +177,16 @@ def register(description: Description, name: str) -> tuple[int, int, dict[str, t
     return found.offset, found.width, {field.name: (field.lsb, field.width) for field in found.fields}
 
 
+def test_what_reading_and_writing_does() -> None:
+    """13.4.17: cleared by reading, and by writing 1. 13.7: cleared by reading; 13.7.41: the low half is not."""
+    e1000 = {one.name: one for one in load(Wanted.parse("e1000")).registers}
+    assert {field.access for field in e1000["ICR"].fields} == {"W1CRC"}
+    assert {field.access for field in e1000["IMC"].fields} == {"WO1C"}
+    assert (e1000["GPRC"].fields[0].access, e1000["TORL"].fields[0].access, e1000["TORH"].fields[0].access) == (
+        *("RC", "RO", "RC"),
+    )
+
+
 def test_shipped_nvme() -> None:
     """Some of what the NVMe base specification says, and where its doorbells are."""
     nvme = load(Wanted.parse("nvme"))
