@@ -14,8 +14,11 @@ import pytest
 from conftest import TIME_LIMIT, Run
 from mmiotap.cli import main
 from mmiotap.registers.load import Wanted
+from mmiotap.trace import layout
+from mmiotap.trace.arena import ArenaWriter
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping
+from recordings import abandon, new_recording
 from synthetic import RING, UIO, row, write_trace
 
 DEVICE = "addrmap device { reg { field {} EN[0:0]; field {} N[15:8]; } CTRL @0; reg { field {} D[31:0]; } DATA @4; };"
@@ -289,3 +292,19 @@ def test_a_reader_that_goes_away(mmiotap: Run, trace: str, tmp_path: Path) -> No
         shell=True, capture_output=True, text=True, timeout=TIME_LIMIT, check=False,
     )  # fmt: skip
     assert (process.stderr, process.stdout.count("\n")) == ("", 3)
+
+
+def test_a_trace_that_is_still_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What maps come later are named, too; and a crash, or recovering from it, takes no names away."""
+    (tmp_path / "device.rdl").write_text(DEVICE)
+    arena = new_recording(tmp_path / "t", segments=1)
+    assert main(["annotate", str(tmp_path / "t"), "--regs", str(tmp_path / "device.rdl")]) == 0
+    assert "2 registers for 0 mappings" in capsys.readouterr().err
+    thread = ArenaWriter(arena, pid=1, tid=1)
+    thread.write(layout.MAP, time_ns=1, map_id=1, value=0x1000, extra=bytes(24) + b"/dev/uio0")
+    thread.write(layout.WRITE, time_ns=2, map_id=1, offset=0, width=4, value=1)
+    assert "CTRL <- 0x00000001          {EN}" in run(capsys, "show", str(tmp_path / "t"), "--kind", "write")[0]
+    abandon(tmp_path / "t")
+    assert main(["recover", str(tmp_path / "t")]) == 0
+    capsys.readouterr()
+    assert "CTRL <- 0x00000001          {EN}" in run(capsys, "show", str(tmp_path / "t"), "--kind", "write")[0]
