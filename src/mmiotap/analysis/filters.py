@@ -71,6 +71,7 @@ _BITS: dict[str, tuple[Callable[[Any, Any], Any], Callable[[int, int], int]]] = 
     "<<": (pc.shift_left, lambda a, b: a << b & _MASK),
     ">>": (pc.shift_right, operator.rshift),
 }
+_SAYS = {"text": "a text", "constant": "a number", "constant time": "a time"}
 _MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
@@ -110,7 +111,7 @@ def compiled(text: str, trace: Trace, decoder: Callable[[], Decoder | None]) -> 
     if decoding is None:
         raise wrong(compiler.names[0].at, "nothing names this trace's registers; give a description with --regs")
     rest = _all([expression for expression, named in terms if named])
-    return Filter(_all(where), COLUMNS, rest, compiler.names, decoding)
+    return Filter(_all(where), tuple(compiler.columns), rest, compiler.names, decoding)
 
 
 def _conjunction(node: Node) -> list[Node]:
@@ -160,6 +161,7 @@ class _Compiler:
         self._trace = trace
         self._start: int | None = None
         self.names: list[_Name] = []
+        self.columns = dict.fromkeys(COLUMNS)  # that deciding after decoding needs
 
     def term(self, node: Node) -> tuple[Any, bool]:
         """A truth, and whether it depends on names."""
@@ -208,12 +210,12 @@ class _Compiler:
         kind = "number" if left.kind == "map" else left.kind
         if right.constant is None:
             same = kind == ("number" if right.kind == "map" else right.kind)
-            if same and kind in ("bits", "number") or same and kind == "time" and left.name == right.name:
+            if same and (kind in ("bits", "number") or (kind == "time" and left.name == right.name)):
                 return right
             raise wrong(right.at, f"{left.name or 'this'} cannot be compared with {right.name or 'that'}")
         if right.kind == "text" or kind not in ("bits", "number", "time"):
             wanted = "a text" if kind in ("text", "name", "of map") else "a time" if kind == "time" else "a number"
-            raise wrong(right.at, f"{left.name or 'this'} is compared with {wanted}")
+            raise wrong(right.at, f"{left.name or 'this'} is compared with {wanted}, not with {_SAYS[right.kind]}")
         number: Decimal = right.constant
         if kind == "time":
             number = number if right.kind == "constant time" else number * 10**9
@@ -222,7 +224,9 @@ class _Compiler:
         elif right.kind == "constant time":
             raise wrong(right.at, f"{left.name or 'this'} is no time, and has no unit")
         if number != int(number):
-            raise wrong(right.at, f"{left.name or 'this'} has no fractions{' of nanoseconds' if kind == 'time' else ''}")
+            raise wrong(
+                right.at, f"{left.name or 'this'} has no fractions{' of nanoseconds' if kind == 'time' else ''}"
+            )
         return _Operand(right.at, kind, constant=_within(right.at, int(number), kind))
 
     def _text(self, left: _Operand, sign: str, right: _Operand) -> Any:
@@ -239,12 +243,10 @@ class _Compiler:
             return self._by_mapping(left, sign, text)
         if left.name == "kind" and sign in ("==", "!=") and text not in KINDS.values():
             raise wrong(right.at, f'no kind of event is "{text}"; kinds are {", ".join(KINDS.values())}')
-        column = pc.field(left.name)
-        if sign in ("=~", "!~"):
-            matching = pc.match_substring_regex(column.cast(pa.string()), text)
-        else:
-            matching = column.isin([text])
-        return _all([column.is_valid(), ~matching if sign in ("!=", "!~") else matching])
+        seen: Any = pc.field(left.name)
+        regular = sign in ("=~", "!~")
+        matching: Any = pc.match_substring_regex(seen.cast(pa.string()), text) if regular else seen.isin([text])
+        return _all([seen.is_valid(), ~matching if sign in ("!=", "!~") else matching])
 
     def _by_mapping(self, left: _Operand, sign: str, text: str) -> Any:
         """The mappings are few; which of them are meant is decided here."""
@@ -313,7 +315,10 @@ class _Compiler:
             raise wrong(node.at, f"{name} is true or false, and has no value")
         if name == "source" and not self._trace.sources:
             raise wrong(node.at, "only a merged trace has sources")
-        column = pc.field({"map": "map_id", "time": "time_ns", "duration": "duration_ns"}.get(name, name))
+        stored = {"map": "map_id", "time": "time_ns", "duration": "duration_ns"}.get(name, name)
+        if kind not in ("name", "of map"):
+            self.columns[stored] = None
+        column = pc.field(stored)
         present: tuple[Any, ...] = ()
         if name in ("offset", "width", "value"):
             present = (_truths()["known"] if name == "value" else _truths()["access"],)
@@ -351,7 +356,7 @@ def _truths() -> dict[str, Any]:
     kind, flags = pc.field("kind"), pc.field("flags")
 
     def has(flag: int) -> Any:
-        bits: Any = pc.bit_wise_and(flags, pc.scalar(pa.scalar(flag, pa.uint32())))
+        bits: Any = pc.bit_wise_and(flags, _scalar(flag, pa.uint32()))
         return bits != pa.scalar(0, pa.uint32())
 
     return (
@@ -371,7 +376,12 @@ def _within(at: int, number: int, kind: str) -> int:
 def _expression(one: _Operand) -> Any:
     if one.constant is None:
         return one.expression
-    return pc.scalar(pa.scalar(int(one.constant), pa.uint64() if one.kind == "bits" else pa.int64()))
+    return _scalar(int(one.constant), pa.uint64() if one.kind == "bits" else pa.int64())
+
+
+def _scalar(number: int, kind: Any) -> Any:
+    typed: Any = pa.scalar(number, kind)
+    return pc.scalar(typed)
 
 
 def _compared(left: _Operand, sign: str, right: _Operand) -> Any:

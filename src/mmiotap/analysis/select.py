@@ -9,6 +9,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmiotap.trace.errors import UsageError
 from mmiotap.trace.model import Mapping
 from mmiotap.trace.names import glob_matches
 from mmiotap.trace.schema import KINDS
@@ -19,7 +20,7 @@ ACCESSES = ("read", "write", "unknown")
 UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "µs": 10**3, "ns": 1}
 
 
-class FilterError(ValueError):
+class FilterError(UsageError):
     """A filter that makes no sense; the text names it and says what would."""
 
 

@@ -16,7 +16,7 @@ import os
 import sys
 from typing import Protocol, cast
 
-from mmiotap.trace.errors import MmiotapError
+from mmiotap.trace.errors import MmiotapError, UsageError
 from mmiotap.version import VERSION
 
 COMMANDS = (
@@ -30,6 +30,7 @@ COMMANDS = (
     "sites",
     "info",
     "query",
+    "fields",
     "annotate",
     "diff",
     "merge",
@@ -94,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         return status
     except MmiotapError as error:
         print(f"mmiotap: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:
         # The reader (head, less) has gone; point stdout at nothing so that the interpreter's own flush stays quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,6 +14,8 @@ examples:
 import argparse
 import sys
 
+from mmiotap.cli import filtering
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help="a trace folder")
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=[],
             help=f"of {side.upper()} only these mappings: id, path, last part of the path, device (may be repeated)",
         )
+    filtering.add_argument(parser)
     parser.add_argument("--ignore", metavar="FIELD,…", default="", help="width, offset, value: not compared")
     parser.add_argument(
         "--physical", action="store_true", help="compare addresses on the bus, not offsets in mappings or BARs"
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.limit < 0 or args.context < 0:
         print("mmiotap: --limit and --context: a number of accesses cannot be negative", file=sys.stderr)
         return 2
-    a, b = open_trace(args.a), open_trace(args.b)
+    a, b = (filtering.narrowed(args, open_trace(path)) for path in (args.a, args.b))
     try:
         diff = Diff(
             a,

@@ -10,7 +10,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from mmiotap.cli import names
+from mmiotap.cli import filtering, names
 from mmiotap.formats import FORMATS
 
 
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=tuple(FORMATS), required=True, help="how to write it")
     parser.add_argument("-o", "--output", metavar="FILE", default="-", help="default: -, the standard output")
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing FILE")
+    filtering.add_argument(parser)
     names.add_arguments(parser)
 
 
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from mmiotap.trace.errors import MmiotapError
     from mmiotap.trace.reader import open_trace
 
-    trace = open_trace(args.trace)
+    trace = filtering.narrowed(args, open_trace(args.trace))
     tables, schema = trace.batches(), trace.schema
     decoder = names.decoder(args, trace, args.format)
     if decoder is not None:

@@ -19,4 +19,5 @@ def narrowed(args: argparse.Namespace, trace: "Trace") -> "Trace":
         return trace
     from mmiotap.analysis.filters import compiled
 
-    return trace.only(compiled(args.filter, trace, lambda: names.decoder(args, trace)))
+    named = hasattr(args, "regs")  # not every command has the options of names
+    return trace.only(compiled(args.filter, trace, lambda: names.decoder(args, trace) if named else names.usual(trace)))

@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-regs", action="store_true", help="do not name registers")
 
 
+def usual(trace: "Trace") -> "Decoder | None":
+    """What names a trace where nothing is said: its own descriptions, or one that we ship."""
+    from mmiotap.registers import choose
+
+    return choose.decoder(trace, [], [], perl=False, ours=True)
+
+
 def decoder(args: argparse.Namespace, trace: "Trace", form: str = "text") -> "Decoder | None":
     """What these options mean for a trace that is shown in a form: mmiotrace's has no place for names, and those for
     programs only have the columns of descriptions that somebody has chosen."""

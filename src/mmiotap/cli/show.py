@@ -13,7 +13,7 @@ examples:
 import argparse
 import sys
 
-from mmiotap.cli import names
+from mmiotap.cli import filtering, names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="of a merged trace: of this source (may be repeated)",
     )
+    filtering.add_argument(parser)
     parser.add_argument("--limit", metavar="N", type=int, help="the first N events")
     parser.add_argument("--format", choices=["text", "jsonl", "csv", "mmiotrace"], default="text", help="default: text")
     names.add_arguments(parser)
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     accept_all_text()
     trace = open_trace(args.trace)
     start = start_ns(trace)
+    trace = filtering.narrowed(args, trace)
     try:
         if args.limit is not None and args.limit < 0:
             raise select.FilterError("--limit: a number of events cannot be negative")

@@ -7,9 +7,12 @@ do not trap any more. The site with the most accesses comes first.
 import argparse
 import sys
 
+from mmiotap.cli import filtering
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace", metavar="TRACE", help="the trace folder")
+    filtering.add_argument(parser)
     parser.add_argument(
         "--limit", metavar="N", type=int, help="the first N sites, 0 for all (default: 20; all with jsonl and csv)"
     )
@@ -26,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from mmiotap.views.words import accept_all_text
 
     accept_all_text()
-    trace = open_trace(args.trace)
+    trace = filtering.narrowed(args, open_trace(args.trace))
     found = sites(trace) if trace.sites else Sites([], [])
     if args.format != "text":
         (write_jsonl if args.format == "jsonl" else write_csv)(found.uses[: args.limit or None])

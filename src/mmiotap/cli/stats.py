@@ -7,7 +7,7 @@ Reads with their times (min, mean, max) need a trace recorded with --latency.
 import argparse
 import sys
 
-from mmiotap.cli import names
+from mmiotap.cli import filtering, names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", metavar="N", type=int, help="rows of each table, 0 for all (default: 20; all with --format json)"
     )
     parser.add_argument("--format", choices=["text", "json"], default="text", help="default: text")
+    filtering.add_argument(parser)
     names.add_arguments(parser)
 
 
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from mmiotap.views.words import accept_all_text
 
     accept_all_text()
-    trace = open_trace(args.trace)
+    trace = filtering.narrowed(args, open_trace(args.trace))
     found = statistics(trace, names.decoder(args, trace))
     if args.format == "json":
         write_json(found, trace, args.limit or 0)

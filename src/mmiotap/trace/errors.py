@@ -8,6 +8,10 @@ class MmiotapError(Exception):
     """
 
 
+class UsageError(MmiotapError):
+    """What was asked for makes no sense; the exit status is 2."""
+
+
 class DiskError(MmiotapError, OSError):
     """A trace cannot be written: ``errno``, ``strerror`` and ``filename`` say why and where. Nothing half is left."""
 

@@ -1,12 +1,13 @@
 """Reading a trace: finished, running, left by a crash, recovered or imported, all the same way."""
 
+import copy
 import errno
 import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,6 +36,15 @@ def open_trace(path: str | os.PathLike[str]) -> "Trace":
     return Trace(Path(path))
 
 
+class Narrowing(Protocol):
+    """Some of the events of a trace: those that ``where`` selects, and of these what ``keep`` does."""
+
+    where: pc.Expression | None
+    columns: tuple[str, ...]  #: that ``keep`` needs
+
+    def keep(self, table: pa.Table) -> pa.Table: ...
+
+
 class Trace:
     """A trace: its events, and what belongs beside them. Made by :func:`open_trace`.
 
@@ -43,6 +53,7 @@ class Trace:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.narrowing: Narrowing | None = None
         info, self._state = store.current(path)
         # First the arena, then the parts: what is sealed between the two is in both, and the footers tell.
         waiting: list[Chunk] = []
@@ -127,6 +138,12 @@ class Trace:
         """Every site, one for each process and address, in its last state."""
         return list({(site.pid, site.pc): site for site in self.site_changes}.values())
 
+    def only(self, narrowing: "Narrowing") -> "Trace":
+        """The same trace, with those events only that are chosen; :attr:`count` still counts all."""
+        chosen = copy.copy(self)
+        chosen.narrowing = narrowing
+        return chosen
+
     def events(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> pa.Table:
         """All events in time order, with the columns of docs/architecture.md or some of them.
 
@@ -138,11 +155,16 @@ class Trace:
     def batches(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> Iterator[pa.Table]:
         """The same rows as :meth:`events`, a table of some at a time: for traces that are larger than the memory."""
         names = self._checked(columns)
-        read = pa.schema([field for field in self.schema if field.name in names or field.name == "time_ns"])
+        narrowing = self.narrowing
+        read_names = {"time_ns", *names, *(narrowing.columns if narrowing else ())}
+        read = pa.schema([field for field in self.schema if field.name in read_names])
+        if narrowing and narrowing.where is not None:
+            where = narrowing.where if where is None else where & narrowing.where
         sources = [Source(part.first_ns, part.tables(read, where)) for part in self._parts if part.events]
         if self._live.events.num_rows:
             sources.append(Source(int(self._live.events["time_ns"][0].as_py()), self._live_tables(read.names, where)))
-        return (table.select(names) for table in merge(sources))
+        tables = merge(sources)
+        return ((narrowing.keep(table) if narrowing else table).select(names) for table in tables)
 
     def _checked(self, columns: Sequence[str] | None) -> list[str]:
         """The columns that are asked for."""
