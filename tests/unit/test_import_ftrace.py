@@ -146,6 +146,16 @@ def test_an_answer_on_another_cpu(tmp_path: Path) -> None:
     ]
 
 
+def test_kvm_mmio_in_a_copy_of_tracefs(tmp_path: Path) -> None:
+    files = {"events/header_page": HEADER, "events/kvm/kvm_mmio/format": KVM_FORMAT}
+    for name, data in (files | {"per_cpu/cpu3/trace_pipe_raw": page(4000, (10, 2, 9))}).items():
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / name).write_bytes(data)
+    import_folder(tmp_path / "copy", tmp_path / "t")
+    (row,) = open_trace(tmp_path / "t").events().to_pylist()
+    assert (row["time_ns"], row["cpu"], row["kind"], row["value"]) == (4010, 3, "write", 9)
+
+
 def test_a_kvm_mmio_that_is_none(tmp_path: Path) -> None:
     data = tracedat.version_6(HEADER, EVENTS, [page(1, (0, 1, 1), (0, 3, 1))], system="kvm", others=[KVM_FORMAT])
     with pytest.raises(MmiotapError, match=r"CPU 0 from byte 0, byte 56: a kvm_mmio of a type or a width"):
