@@ -7,6 +7,8 @@ Positions = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.uint64]
 Flags = npt.NDArray[np.bool_]
 
+#: Bytes in front of the text, so that the words of its first characters are whole.
+_BEFORE = 16
 _U = np.uint64
 _ONES = _U(0x0101010101010101)
 _ZEROS = _U(0x3030303030303030)  #: eight characters "0"
@@ -26,11 +28,14 @@ class Digits:
     and which of the fields are valid; the number of an invalid field means nothing.
     """
 
-    def __init__(self, text: bytes) -> None:
-        padded = bytes(16) + text
-        self._characters = np.frombuffer(padded, np.uint8)
+    def __init__(self, text: bytes, pad: int = 0) -> None:
+        """Positions do not count the first ``pad`` bytes: 16 or more, or else there are none, and they cost a copy."""
+        padded = text if pad else bytes(_BEFORE) + text
+        skipped = max(pad - _BEFORE, 0)
+        self._characters = np.frombuffer(padded, np.uint8, offset=skipped)
         # One overlapping word for every position: word p is the eight characters that end 8 before p in the text.
-        self._words: Numbers = np.ndarray((len(text) + 9,), dtype="<u8", buffer=padded, strides=(1,))
+        count = len(padded) - skipped - 7
+        self._words: Numbers = np.ndarray((count,), dtype="<u8", buffer=padded, offset=skipped, strides=(1,))
 
     def decimal(self, end: Positions, length: Positions) -> tuple[Numbers, Flags]:
         """Decimal numbers of one to eight digits."""

@@ -101,6 +101,7 @@ class _Text:
     def __init__(self, text: bytes) -> None:
         self._text = text
         padded = bytes(_PAD) + text + bytes(_PAD)
+        self._digits = Digits(padded, _PAD)
         self._padded = np.frombuffer(padded, np.uint8)
         self._characters = self._padded[_PAD:-_PAD]
         self._words: Numbers = np.ndarray((len(padded) - 7,), dtype="<u8", buffer=padded, strides=(1,))
@@ -150,7 +151,7 @@ class _Text:
         spaces: Positions,
         first: Positions,
     ) -> tuple[Accesses, list[Region], Flags]:
-        digits = Digits(self._text)
+        digits = self._digits
         start, end = self.starts[lines], self.ends[lines]
         space = [spaces[first + index] for index in range(_FIELDS)]
         # The width ends with the line, or where the name begins.
