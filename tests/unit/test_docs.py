@@ -15,7 +15,7 @@ from mmiotap.cli import COMMANDS, build_parser
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Commands that share a page.
-PAGE_OF = {"disable": "mark", "enable": "mark"}
+PAGE_OF = {"disable": "mark", "enable": "mark", "man": "completion"}
 
 DRIVER = """
 #include <fcntl.h>

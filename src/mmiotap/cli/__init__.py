@@ -40,6 +40,8 @@ COMMANDS = (
     "mark",
     "enable",
     "disable",
+    "completion",
+    "man",
 )
 
 

@@ -13,7 +13,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from mmiotap.cli import names
+from mmiotap.cli import json_option, names
 
 FORMATS = ("table", "csv", "json", "parquet")
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", default="-", help="default: -, the standard output")
     parser.add_argument("-f", "--force", action="store_true", help="replace an existing FILE")
     parser.add_argument("--format", choices=FORMATS, help="default: as the name of FILE ends, else table")
+    json_option.add_argument(parser, "json")
     names.add_arguments(parser)
 
 

@@ -13,7 +13,7 @@ examples:
 import argparse
 import sys
 
-from mmiotap.cli import filtering, names
+from mmiotap.cli import filtering, json_option, names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     filtering.add_argument(parser)
     parser.add_argument("--limit", metavar="N", type=int, help="the first N events")
     parser.add_argument("--format", choices=["text", "jsonl", "csv", "mmiotrace"], default="text", help="default: text")
+    json_option.add_argument(parser, "jsonl")
     names.add_arguments(parser)
 
 

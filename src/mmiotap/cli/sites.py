@@ -7,7 +7,7 @@ do not trap any more. The site with the most accesses comes first.
 import argparse
 import sys
 
-from mmiotap.cli import filtering
+from mmiotap.cli import filtering, json_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", metavar="N", type=int, help="the first N sites, 0 for all (default: 20; all with jsonl and csv)"
     )
     parser.add_argument("--format", choices=["text", "jsonl", "csv"], default="text", help="default: text")
+    json_option.add_argument(parser, "jsonl")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ Reads with their times (min, mean, max) need a trace recorded with --latency.
 import argparse
 import sys
 
-from mmiotap.cli import filtering, names
+from mmiotap.cli import filtering, json_option, names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", metavar="N", type=int, help="rows of each table, 0 for all (default: 20; all with --format json)"
     )
     parser.add_argument("--format", choices=["text", "json"], default="text", help="default: text")
+    json_option.add_argument(parser, "json")
     filtering.add_argument(parser)
     names.add_arguments(parser)
 
