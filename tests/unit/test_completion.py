@@ -62,7 +62,13 @@ def test_fish_completes(script: Path) -> None:
 
 @pytest.mark.parametrize("script", ["zsh"], indirect=True)
 def test_zsh_takes_it(script: Path) -> None:
-    program = f"autoload -Uz compinit; compinit -D -u; source {script}; print -r -- ${{_comps[mmiotap]}}"
+    """From a folder of its functions, as docs/completion.md says, and through eval."""
+    script.rename(script.with_name("_mmiotap"))
+    script = script.with_name("_mmiotap")
+    ready = f"fpath=({script.parent} $fpath); autoload -Uz compinit; compinit -D -u"
+    asked = "autoload +X _mmiotap && print -r -- ${_comps[mmiotap]}"
+    assert shell("zsh", "-f", "-c", f"{ready}; {asked}", cwd=script.parent) == "_mmiotap\n"
+    program = f'{ready}; eval "$(<{script})"; print -r -- ${{_comps[mmiotap]}}'
     assert shell("zsh", "-f", "-c", program, cwd=script.parent) == "_shtab_mmiotap\n"
     assert set(COMMANDS) <= set(script.read_text().replace('"', " ").replace(":", " ").split())
 

@@ -46,8 +46,7 @@ def _summary(parser: argparse.ArgumentParser) -> str:
 
 
 def _help(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    formatter = parser.formatter_class(parser.prog)
-    return formatter._expand_help(action) if action.help else ""
+    return parser._get_formatter()._expand_help(action) if action.help else ""
 
 
 def _invocation(action: argparse.Action) -> str:
