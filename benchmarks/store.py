@@ -53,7 +53,7 @@ def main() -> None:
 
 def _ratio(folder: Path) -> float:
     """Seconds to seal an arena, by those that pyarrow takes to write the table that comes out with zstd."""
-    arena = _recording(folder, np.tile(_e1000(), TIMES_OVER))
+    arena = _recording(folder, np.tile(recorded(), TIMES_OVER))
     sealer = Sealer(folder, arena)
     gc.collect()
     began = time.perf_counter()
@@ -70,13 +70,13 @@ def _ratio(folder: Path) -> float:
 
 def _bytes_an_event(folder: Path) -> float:
     """What the folder of one e1000 recording takes, blocks of the file system and all."""
-    events = _e1000()
+    events = recorded()
     Sealer(folder, _recording(folder, events)).finish()
     shutil.rmtree(folder / "live")
     return sum(file.stat().st_blocks * 512 for file in folder.rglob("*")) / len(events)
 
 
-def _e1000() -> npt.NDArray[np.void]:
+def recorded() -> npt.NDArray[np.void]:
     """The accesses of the log as rows."""
     with lzma.open(LOG, "rt") as log:
         words = [line.split() for line in log if line[0] in KIND]

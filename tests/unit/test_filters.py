@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmiotap.analysis import narrow
 from mmiotap.analysis.filters import FIELDS, compiled
 from mmiotap.analysis.select import FilterError
 from mmiotap.cli import main
@@ -49,7 +50,7 @@ def decoder() -> Decoder:
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    return open_trace(write_trace(tmp_path_factory.mktemp("filters") / "t", ROWS[:4], ROWS[4:]))
+    return open_trace(write_trace(tmp_path_factory.mktemp("filters") / "t[1]*", ROWS[:4], ROWS[4:]))
 
 
 def times(trace: Trace, text: str) -> list[int]:
@@ -291,6 +292,31 @@ def test_a_running_recording_is_filtered_too(tmp_path: Path) -> None:
     trace = open_trace(tmp_path / "t")
     only = trace.only(compiled("value & 2", trace, lambda: None))
     assert only.events(["value"])["value"].to_pylist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("offset == 0x100", [1]),
+        ("write and value & 1 and offset in (0x14, 0x18)", [0]),
+        ("tid in (1..3, 201..300)", [1]),
+        ("offset == 0x9999", []),
+        ("offset == 0x100 and tid == 101", []),
+        ('map == 1 and reg == "TX[1]"', [0, 1]),
+        ("offset == 0x100 or tid == 101", [0, 1]),
+        ("not offset == 0x100", [0, 1]),
+        ("tid == -1", [0, 1]),
+        ('map == "uio0"', [0, 1]),
+    ],
+)
+def test_parts_without_such_events_are_not_read(
+    trace: Trace, monkeypatch: pytest.MonkeyPatch, text: str, parts: list[int]
+) -> None:
+    expected = times(trace, text)
+    monkeypatch.setattr(narrow, "WORTH", 0)
+    chosen = compiled(text, trace, decoder).parts(trace.parts)
+    assert list(chosen) == [trace.parts[number] for number in parts]
+    assert times(trace, text) == expected
 
 
 def test_every_command_that_chooses_takes_it(trace: Trace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,13 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmiotap.analysis import narrow
 from mmiotap.analysis.clock import start_ns
 from mmiotap.analysis.filter_language import Among, Binary, Node, Number, Prefix, Text, Word, parse, wrong
 from mmiotap.analysis.select import ACCESSES
@@ -88,6 +90,11 @@ class Filter:
     _rest: pc.Expression | None = None
     _names: "list[_Name]" = field(default_factory=list)
     _decoder: Decoder | None = None
+    _sql: str | None = None
+
+    def parts(self, paths: Sequence[Path]) -> Sequence[Path]:
+        """Those parts that can have a row that matches."""
+        return paths if self._sql is None or not paths else narrow.parts(paths, self._sql)
 
     def keep(self, table: pa.Table) -> pa.Table:
         """The rows that match, of those that ``where`` has let through."""
@@ -103,15 +110,17 @@ class Filter:
 def compiled(text: str, trace: Trace, decoder: Callable[[], Decoder | None]) -> Filter:
     """A filter for this trace. ``decoder`` is asked for only if the filter has names. Raises FilterError."""
     compiler = _Compiler(trace)
-    terms = [compiler.term(node) for node in _conjunction(parse(text))]
+    nodes = _conjunction(parse(text))
+    terms = [compiler.term(node) for node in nodes]
+    sql = narrow.condition(nodes)
     where = [expression for expression, named in terms if not named]
     if not compiler.names:
-        return Filter(_all(where))
+        return Filter(_all(where), _sql=sql)
     decoding = decoder()
     if decoding is None:
         raise wrong(compiler.names[0].at, "nothing names this trace's registers; give a description with --regs")
     rest = _all([expression for expression, named in terms if named])
-    return Filter(_all(where), tuple(compiler.columns), rest, compiler.names, decoding)
+    return Filter(_all(where), tuple(compiler.columns), rest, compiler.names, decoding, sql)
 
 
 def _conjunction(node: Node) -> list[Node]:

@@ -44,6 +44,10 @@ class Narrowing(Protocol):
 
     def keep(self, table: pa.Table) -> pa.Table: ...
 
+    def parts(self, paths: Sequence[Path]) -> Sequence[Path]:
+        """Those parts that can have such events."""
+        ...
+
 
 class Trace:
     """A trace: its events, and what belongs beside them. Made by :func:`open_trace`.
@@ -160,7 +164,9 @@ class Trace:
         read = pa.schema([field for field in self.schema if field.name in read_names])
         if narrowing and narrowing.where is not None:
             where = narrowing.where if where is None else where & narrowing.where
-        sources = [Source(part.first_ns, part.tables(read, where)) for part in self._parts if part.events]
+        chosen = narrowing.parts(self.parts) if narrowing else self.parts
+        parts = [part for part in self._parts if part.events and part.path in chosen]
+        sources = [Source(part.first_ns, part.tables(read, where)) for part in parts]
         if self._live.events.num_rows:
             sources.append(Source(int(self._live.events["time_ns"][0].as_py()), self._live_tables(read.names, where)))
         tables = merge(sources)

@@ -1,0 +1,71 @@
+"""Traces of any size, for benchmarks: python -m benchmarks.big TRACE EVENTS.
+
+The recorded e1000 driver (tests/data) over and over: its offsets, values and widths in its order, at its pace, from two
+threads. Values of every hundredth access are random.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.store import recorded
+from mmiotap.trace.model import Mapping, Process
+from mmiotap.trace.schema import EVENTS, KINDS
+from mmiotap.trace.writer import TraceWriter
+
+#: Events of a part.
+PART = 1 << 20
+PID = 1000
+BAR = Mapping(
+    1, PID, "/sys/devices/pci0000:00/0000:00:03.0/resource0", 0x7F0000000000, 0x20000, 0, "rw",
+    "0000:00:03.0", 0, 0xFEBC0000,
+)  # fmt: skip
+#: So that its registers are found.
+E1000 = {"address": "0000:00:03.0", "vendor": 0x8086, "device": 0x100E, "resources": [{"start": 0xFEBC0000}]}
+
+
+def generate(path: Path, events: int) -> Path:
+    """A finished trace of so many events."""
+    log = recorded()
+    begin = int(log["time_ns"][0])
+    length = int(log["time_ns"][-1]) - begin + 1000
+    info = {"format": 1, "source": "agent", "command": ["e1000"], "start_mono_ns": begin, "pci_devices": [E1000]}
+    writer = TraceWriter.create(path, info)
+    writer.add_mappings([BAR])
+    writer.add_processes([Process(PID, 1, "/opt/driver/e1000")])
+    random = np.random.default_rng(0)
+    words = pa.array([KINDS[number] for number in sorted(KINDS)], pa.string())
+    for first in range(0, events, PART):
+        number = np.arange(first, min(first + PART, events))
+        turn, place = np.divmod(number, len(log))
+        rows = log[place]
+        kinds = np.searchsorted(sorted(KINDS), rows["kind"])
+        values = rows["value"].copy()
+        chosen = number % 100 == 0
+        values[chosen] = random.integers(0, 2**32, int(chosen.sum()), np.uint64)
+        count = len(number)
+        columns = {
+            "time_ns": rows["time_ns"] + turn * length,
+            "duration_ns": pa.nulls(count, pa.uint32()),
+            "kind": pa.DictionaryArray.from_arrays(kinds.astype(np.int8), words),
+            "width": rows["width"],
+            "map_id": np.ones(count, np.int32),
+            "offset": rows["offset"],
+            "value": values,
+            "data": pa.nulls(count, pa.binary()),
+            "pc": rows["pc"],
+            "pid": np.full(count, PID, np.int32),
+            "tid": (PID + number // 100 % 2).astype(np.int32),
+            "cpu": (number // 100 % 2).astype(np.int16),
+            "flags": np.zeros(count, np.uint32),
+            "text": pa.nulls(count, pa.string()),
+        }
+        writer.append(pa.table({name: pa.array(column) for name, column in columns.items()}, schema=EVENTS))
+    writer.finish()
+    return path
+
+
+if __name__ == "__main__":
+    generate(Path(sys.argv[1]), int(sys.argv[2]))
