@@ -104,6 +104,30 @@ def test_times_add_up() -> None:
     assert [row["time_ns"] for row in rows(page(data))] == [1005, 1009 + (2 << 27), 1013 + (2 << 27), 10 + (1 << 37)]
 
 
+@given(
+    st.lists(st.lists(st.sampled_from([4, 8, 12, 120, None]), max_size=12), min_size=1, max_size=6), st.integers(0, 3)
+)
+@settings(deadline=None)
+def test_records_are_found_whatever_their_lengths(lengths: list[list[int | None]], many: int) -> None:
+    """Long runs of one length, cut short anywhere by another, or by time that has no record."""
+    data, starts, times = b"", [], []
+    for number, page_lengths in enumerate(lengths):
+        inside, clock = b"", 1000 * number
+        for length in [*[8] * 50 * many, *page_lengths, *[8] * 20 * many]:
+            if length is None:
+                inside += struct.pack("<II", 2 << 5 | 30, 0)
+                clock += 2
+            else:
+                one = record(bytes(length), 1)
+                clock += 1
+                starts.append(len(data) + 16 + len(inside) + len(one) - length)
+                times.append(clock)
+                inside += one
+        data += page(inside, 1000 * number)
+    found = pages.read(data, LAYOUT, "pages")
+    assert (found.start.tolist(), found.time_ns.tolist()) == (starts, times)
+
+
 def test_an_absolute_time_has_its_top_bits_from_the_page() -> None:
     late = 0x08 << 56
     (row,) = rows(page(struct.pack("<II", 9 << 5 | 31, 1 << 10) + record(access(4)), late))

@@ -36,11 +36,22 @@ def blobs(data: Sequence[bytes | None]) -> Column:
 
 
 def _joined(values: Sequence[bytes | None], kind: "pa.DataType") -> Column:
-    offsets = np.zeros(len(values) + 1, np.int32)
-    np.cumsum([len(value or b"") for value in values], out=offsets[1:])
-    absent = np.array([value is None for value in values], np.bool_)
-    data = b"".join(value or b"" for value in values)
-    return pa.Array.from_buffers(kind, len(values), [_validity(absent), pa.py_buffer(offsets.data), pa.py_buffer(data)])
+    where = [place for place, value in enumerate(values) if value is not None]
+    return scattered(len(values), where, [value for value in values if value is not None], kind)
+
+
+def scattered(
+    count: int, where: "Sequence[int] | npt.NDArray[Any]", data: Sequence[bytes], kind: "pa.DataType"
+) -> Column:
+    """Strings or blobs at these places, in ascending order; null elsewhere."""
+    absent = np.ones(count, np.bool_)
+    absent[where] = False
+    sizes = np.zeros(count, np.int32)
+    sizes[where] = [len(one) for one in data]
+    offsets = np.zeros(count + 1, np.int32)
+    np.cumsum(sizes, out=offsets[1:])
+    buffers = [_validity(absent), pa.py_buffer(offsets.data), pa.py_buffer(b"".join(data))]
+    return pa.Array.from_buffers(kind, count, buffers)
 
 
 def _validity(absent: npt.NDArray[np.bool_] | None) -> "pa.Buffer | None":

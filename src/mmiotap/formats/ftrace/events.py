@@ -17,7 +17,7 @@ from mmiotap.formats.ftrace.fields import Event, Formats
 from mmiotap.formats.ftrace.pages import Records
 from mmiotap.formats.pci import PciDevice, place
 from mmiotap.trace import layout
-from mmiotap.trace.arrays import blobs, numbers, texts
+from mmiotap.trace.arrays import numbers, scattered, texts
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping
 from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
@@ -89,25 +89,34 @@ class Decoder:
         Raises MmiotapError with the byte offset if a page is damaged.
         """
         read = [(cpu, pages.read(data, self.formats.page, name)) for cpu, data in parts]
-        blocks = [self._slow(cpu, records) for cpu, records in read]  # all mappings, before the accesses
-        blocks += [self._accesses(cpu, records) for cpu, records in read]
-        columns = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]} if blocks else {}
-        if not columns:
+        said: list[bytes] = []
+        blocks = [self._slow(cpu, records, said) for cpu, records in read]  # all mappings, before the accesses
+        blocks += [self._accesses(cpu, records, said) for cpu, records in read]
+        blocks = [block for block in blocks if len(block["kind"])]
+        if not blocks:
             return EVENTS.empty_table()
+        columns = blocks[0]
+        if len(blocks) > 1:
+            columns = {key: np.concatenate([block[key] for block in blocks]) for key in columns}
         # Positions tell the order of what has the same time: within a CPU they are in the order of the buffer.
-        order = np.lexsort((columns.pop("position"), columns["time_ns"]))
-        return _table({key: column[order] for key, column in columns.items()})
+        position, time_ns = columns.pop("position"), columns["time_ns"]
+        if len(blocks) > 1 or (time_ns[1:] < time_ns[:-1]).any():
+            order = np.lexsort((position, time_ns))
+            columns = {key: column[order] for key, column in columns.items()}
+        return _table(columns, said)
 
-    def _accesses(self, cpu: int, records: Records) -> dict[str, _Array]:
+    def _accesses(self, cpu: int, records: Records, said: list[bytes]) -> dict[str, _Array]:
         rows = self._gather(records, "mmiotrace_rw")
         record, where = rows["record"], rows["where"]
         kind = _KIND[record["opcode"]]
         unknown = kind == layout.UNKNOWN
         width = np.where(unknown, 0, record["width"])
         map_id = record["map_id"].astype(np.int32)
-        data = np.full(len(kind), None, object)
-        for row in np.flatnonzero(unknown).tolist():
-            data[row] = (int(record["value"][row]) & 0xFFFFFF).to_bytes(_OPCODE_BYTES, "big")
+        opcodes: list[bytes | None] = [
+            (opcode & 0xFFFFFF).to_bytes(_OPCODE_BYTES, "big") for opcode in record["value"][unknown].tolist()
+        ]
+        saying = np.zeros(len(kind), np.int32)
+        saying[unknown] = _say(opcodes, said)
         return _columns(
             len(kind),
             position=2 * where + 1,
@@ -116,8 +125,8 @@ class Decoder:
             width=width,
             map_id=map_id,
             offset=record["phys"] - self._bases(map_id),
-            value=np.where(unknown, 0, record["value"] & _MASK[width]).astype(np.uint64),
-            data=data,
+            value=np.where(unknown, 0, record["value"] & _MASK[width]),
+            said=saying,
             pc=record["pc"],
             tid=record["common_pid"],
             cpu=cpu,
@@ -133,7 +142,7 @@ class Decoder:
         place = np.minimum(np.searchsorted(ids, map_id), len(ids) - 1)
         return np.where(ids[place] == map_id, bases[place], np.uint64(0))
 
-    def _slow(self, cpu: int, records: Records) -> dict[str, _Array]:
+    def _slow(self, cpu: int, records: Records, said: list[bytes]) -> dict[str, _Array]:
         """Mappings, markers and losses: few, so one by one."""
         rows: list[dict[str, Any]] = []
         for page, count in records.lost:
@@ -152,8 +161,11 @@ class Decoder:
             )
         rows += self._mapped(records)
         rows += self._printed(records)
-        names = dict.fromkeys(key for row in rows for key in row)
-        return _columns(len(rows), cpu=cpu, **{key: _list([row.get(key) for row in rows], key) for key in names})
+        numbers = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "text"]
+        given = {key: np.array([row.get(key, 0) for row in rows], _DEFAULTS[key][0]) for key in numbers}
+        words = [row.get("text") for row in rows]
+        saying = _say([None if word is None else word.encode() for word in words], said)
+        return _columns(len(rows), cpu=cpu, said=saying, **given)
 
     def _mapped(self, records: Records) -> list[dict[str, Any]]:
         found = self._gather(records, "mmiotrace_map")
@@ -220,8 +232,8 @@ class Decoder:
 
 def lost_somewhere(count: int, time_ns: int) -> pa.Table:
     """A row for events that were lost, nobody knows where."""
-    columns = _columns(1, kind=layout.LOST, time_ns=time_ns, value=count, text=SOMEWHERE)
-    return _table(columns)
+    columns = _columns(1, kind=layout.LOST, time_ns=time_ns, value=count, said=1)
+    return _table(columns, [SOMEWHERE.encode()])
 
 
 def dtype(event: Event, names: Iterable[str]) -> np.dtype[Any]:
@@ -251,8 +263,10 @@ def gather(records: Records, event: Event, dtype: np.dtype[Any]) -> dict[str, _A
     number = words[start + kind.offset // _WORD] >> np.uint32(8 * (kind.offset % _WORD))
     same = number & np.uint32((1 << 8 * kind.size) - 1) == event.id
     where, start = where[same], start[same]
-    record = words[start[:, None] + np.arange(dtype.itemsize // _WORD)]
-    return {"record": record.view(dtype).reshape(-1), "where": where}
+    # Any word may be the first of a record; copying whole records is much faster than field by field.
+    room = max(len(words) - dtype.itemsize // _WORD + 1, 0)
+    anywhere: _Array = np.ndarray((room,), f"V{dtype.itemsize}", records.data, strides=(_WORD,))
+    return {"record": anywhere[start].view(dtype), "where": where}
 
 
 #: Columns that a row may leave out, and what then stands there.
@@ -264,47 +278,53 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = {
     "map_id": (np.int32, 0),
     "offset": (np.uint64, 0),
     "value": (np.uint64, 0),
-    "data": (object, None),
     "pc": (np.uint64, 0),
     "tid": (np.int32, 0),
     "cpu": (np.int16, -1),
     "flags": (np.uint32, 0),
-    "text": (object, None),
+    # Few rows have data or a text; which of those that are said, counted from 1.
+    "said": (np.int32, 0),
 }
 
 
 def _columns(count: int, **given: Any) -> dict[str, _Array]:
     columns = {}
     for name, (kind, default) in _DEFAULTS.items():
-        column = np.full(count, default, kind)
-        if name in given:
-            column[:] = given[name]
-        columns[name] = column
+        value = given.get(name, default)
+        columns[name] = value.astype(kind, copy=False) if isinstance(value, np.ndarray) else np.full(count, value, kind)
     return columns
 
 
-def _list(values: list[Any], name: str) -> _Array:
-    kind, default = _DEFAULTS[name]
-    column = np.full(len(values), default, kind)
-    for row, value in enumerate(values):
-        column[row] = default if value is None else value
-    return column
+def _say(words: Sequence[bytes | None], said: list[bytes]) -> _Array:
+    """Adds to what is said; the numbers of these words, 0 where there is none."""
+    numbered = np.zeros(len(words), np.int32)
+    for row, word in enumerate(words):
+        if word is not None:
+            said.append(word)
+            numbered[row] = len(said)
+    return numbered
 
 
-def _table(columns: dict[str, _Array]) -> pa.Table:
+def _table(columns: dict[str, _Array], said: list[bytes]) -> pa.Table:
     rows = len(columns["kind"])
     tid = numbers(columns["tid"])
+    unknown = columns["kind"] == layout.UNKNOWN
     arrays: dict[str, Any] = {
         name: numbers(columns[name]) for name in ("time_ns", "width", "map_id", "offset", "value", "pc", "cpu")
     }
     arrays |= {
         "duration_ns": pa.nulls(rows, pa.uint32()),
         "kind": pa.DictionaryArray.from_arrays(numbers(_CODE[columns["kind"]]), _WORDS).cast(KIND_TYPE),
-        "data": blobs(columns["data"].tolist()),
+        "data": _words(columns["said"] * unknown, said, pa.binary()),
         # The kernel's records name the thread only.
         "pid": tid,
         "tid": tid,
         "flags": numbers(columns["flags"]),
-        "text": texts(columns["text"].tolist()),
+        "text": _words(columns["said"] * ~unknown, said, pa.string()),
     }
     return pa.table([arrays[name] for name in EVENTS.names], schema=EVENTS)
+
+
+def _words(saying: _Array, said: list[bytes], kind: "pa.DataType") -> "pa.Array[Any]":
+    where = np.flatnonzero(saying)
+    return scattered(len(saying), where, [said[number - 1] for number in saying[where].tolist()], kind)

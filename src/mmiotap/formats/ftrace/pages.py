@@ -2,7 +2,8 @@
 
 A page is a time, how many bytes are used, and records: a word with the kind (5 bits) and the time since the record
 before (27 bits), then what the kind says (kernel/trace/ring_buffer.c; ``events/header_event`` in tracefs). Records can
-only be found one after the other; all pages are walked side by side, a record of each at a time.
+only be found one after the other. But most are as long as those before: as long as all before it are, a record is
+where a multiplication says. All pages are walked side by side: such records of each, then one that may be anything.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from mmiotap.formats.ftrace.fields import PageLayout
 from mmiotap.trace.errors import MmiotapError
 
 _KIND_BITS = 5
+_KIND = (1 << _KIND_BITS) - 1
 _DELTA_BITS = 27
 _PADDING = 29
 _TIME_EXTEND = 30
@@ -27,6 +29,8 @@ _MISSED_STORED = 1 << 30
 _TIME_TOP = np.uint64(0xF8 << 56)
 
 Positions = npt.NDArray[np.int64]
+#: Of some records: page, time, start and length, in words.
+_Found = tuple[Positions, npt.NDArray[np.uint64], Positions, Positions]
 
 #: A loss of which the kernel did not say how much it was.
 UNKNOWN_COUNT = -1
@@ -72,15 +76,20 @@ def read(data: bytes, layout: PageLayout, name: str) -> Records:
     end = at + (used + _WORD - 1) // _WORD
     page = np.arange(len(begins))
     clock = times.copy()
-    found: list[tuple[Positions, npt.NDArray[np.uint64], Positions, Positions]] = []
+    found: list[_Found] = []
     while True:
         inside = at < end
         if not inside.all():
             at, end, page, clock = at[inside], end[inside], page[inside], clock[inside]
         if not at.size:
             break
+        alike, at, clock = _alike(words, page, at, end, clock)
+        found.append(alike)
+        inside = at < end
+        if not inside.all():
+            at, end, page, clock = at[inside], end[inside], page[inside], clock[inside]
         head = words[at]
-        kind = head & ((1 << _KIND_BITS) - 1)
+        kind = head & _KIND
         delta = (head >> _KIND_BITS).astype(np.uint64)
         follows = words[np.minimum(at + 1, len(words) - 1)].astype(np.uint64)
         # Words of the payload. Kind 0 says its bytes in the next word, that one included; so does padding, without it.
@@ -107,19 +116,42 @@ def read(data: bytes, layout: PageLayout, name: str) -> Records:
         at = at + skip + payload
 
     pages, clocks, starts, lengths = (np.concatenate(column) for column in zip(*found, strict=True)) if found else _NONE
-    order = np.argsort(starts, kind="stable")
+    if (starts[1:] < starts[:-1]).any():
+        order = np.argsort(starts, kind="stable")
+        pages, clocks, starts, lengths = pages[order], clocks[order], starts[order], lengths[order]
     return Records(
         data=data,
-        page=pages[order],
-        time_ns=clocks[order].astype(np.int64),
-        start=starts[order] * _WORD,
-        length=lengths[order] * _WORD,
+        page=pages,
+        time_ns=clocks.astype(np.int64),
+        start=starts * _WORD,
+        length=lengths * _WORD,
         lost=_losses(data, layout, commits),
         page_time_ns=times.astype(np.int64),
     )
 
 
-_NONE = (np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64))
+_NONE: _Found = (np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def _alike(
+    words: npt.NDArray[np.uint32], page: Positions, at: Positions, end: Positions, clock: npt.NDArray[np.uint64]
+) -> tuple[_Found, Positions, npt.NDArray[np.uint64]]:
+    """The records that each page goes on with, as long as most are; where it is behind them, and when."""
+    common = int(np.bincount(words[at] & _KIND).argmax())
+    length = common if 0 < common < _PADDING else _PADDING - 1
+    stride = length + 1
+    number = np.arange(int((end - at).max()) // stride)
+    heads = words[np.minimum(at[:, None] + number * stride, len(words) - 1)]
+    same = (heads & _KIND == length) & ((number + 1) * stride <= (end - at)[:, None])
+    taken = np.logical_and.accumulate(same, axis=1)
+    clocks = clock[:, None] + np.cumsum(heads >> _KIND_BITS, axis=1, dtype=np.uint64)
+    row, which = np.nonzero(taken)
+    found = page[row], clocks[taken], at[row] + which * stride + 1, np.full(len(row), length)
+    count = taken.sum(axis=1)
+    some = count > 0
+    later = clock.copy()
+    later[some] = clocks[some, count[some] - 1]
+    return found, at + count * stride, later
 
 
 def _losses(data: bytes, layout: PageLayout, commits: Positions) -> list[tuple[int, int]]:
