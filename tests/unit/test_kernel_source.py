@@ -14,7 +14,7 @@ import pytest
 from mmiotap import formats
 from mmiotap.formats.pci import PciDevice, place
 from mmiotap.sources import control
-from mmiotap.sources.kernel import checks, inventory, memory
+from mmiotap.sources.kernel import checks, inventory
 from mmiotap.sources.kernel.pipes import Pages, Text
 from mmiotap.sources.kernel.trace import KernelTrace
 from mmiotap.sources.kernel.tracefs import Tracefs
@@ -95,20 +95,6 @@ def test_losses_and_sizes_are_those_of_all_cpus(tmp_path: Path) -> None:
     assert tracefs.cpus() == [0, 1]
     assert tracefs.lost() == 2243
     assert [tracefs.buffer_kb(cpu) for cpu in (0, 1)] == [3000, 1408]
-
-
-def test_a_crowded_buffer_grows(tmp_path: Path) -> None:
-    (tmp_path / "per_cpu/cpu0").mkdir(parents=True)
-    size = tmp_path / "per_cpu/cpu0/buffer_size_kb"
-    size.write_text("64\n")
-    memory.grow(Tracefs(tmp_path), 0, 32 << 10)
-    assert size.read_text() == "64\n"
-    memory.grow(Tracefs(tmp_path), 0, (32 << 10) + 1)
-    assert size.read_text() == "128"
-    whole = memory.available()
-    size.write_text(f"{whole >> 10}\n")
-    memory.grow(Tracefs(tmp_path), 0, whole)
-    assert size.read_text() == f"{whole >> 10}\n"
 
 
 @pytest.fixture

@@ -1,17 +1,17 @@
-"""How large the kernel's buffers are: enough for the machine, and more before they overflow."""
+"""How large the kernel's buffers are: enough for the machine, from the start.
+
+They do not grow while the kernel is traced: it records nothing meanwhile, and does not count what it leaves out
+(__tracing_resize_ring_buffer in kernel/trace/trace.c stops the tracer, in Linux 6.7 and in stable releases since).
+"""
 
 import re
-from contextlib import suppress
 from pathlib import Path
 
 from mmiotap.sources.kernel.tracefs import Tracefs
 
-#: Share of the available memory that a CPU's buffer begins with, its bounds in bytes, and the share it may grow to.
+#: Share of the available memory that a CPU's buffer has, and its bounds in bytes.
 _SHARE = 32
 _LEAST, _MOST = 4 << 20, 256 << 20
-_GROWN_SHARE = 4
-#: A buffer is doubled if a look finds this share of it used.
-_CROWDED_SHARE = 2
 
 
 def available() -> int:
@@ -25,14 +25,6 @@ def size(tracefs: Tracefs, wanted: int | None) -> None:
     share = min(max(available() // _SHARE, _LEAST), _MOST)
     for cpu in _online():
         tracefs.write(f"per_cpu/cpu{cpu}/buffer_size_kb", str(max((wanted or share) >> 10, 1)))
-
-
-def grow(tracefs: Tracefs, cpu: int, unread: int) -> None:
-    """Double a CPU's buffer if what was unread in it is more than half, while there is memory for that."""
-    now = tracefs.buffer_kb(cpu) << 10
-    if unread * _CROWDED_SHARE > now and now * 2 <= available() // _GROWN_SHARE:
-        with suppress(OSError):  # no memory after all: the buffer stays as it is
-            tracefs.write(f"per_cpu/cpu{cpu}/buffer_size_kb", str(now >> 9))
 
 
 def _online() -> list[int]:

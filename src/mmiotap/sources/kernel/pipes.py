@@ -11,7 +11,6 @@ from mmiotap.formats.ftrace.events import NAMES, Decoder
 from mmiotap.formats.ftrace.fields import Formats
 from mmiotap.formats.mmiotrace import Reader
 from mmiotap.formats.pci import PciDevice
-from mmiotap.sources.kernel import memory
 from mmiotap.sources.kernel.tracefs import Tracefs
 from mmiotap.trace.model import Mapping
 
@@ -42,7 +41,6 @@ class Pages:
     """
 
     def __init__(self, tracefs: Tracefs, devices: list[PciDevice]) -> None:
-        self._tracefs = tracefs
         self._decoder = Decoder(Formats.read(tracefs.path, NAMES), devices)
         self._files: dict[int, int] = {}
         try:
@@ -58,8 +56,6 @@ class Pages:
 
     def read(self) -> pa.Table | None:
         found = {cpu: self._pages(file) for cpu, file in self._files.items()}
-        for cpu, data in found.items():
-            memory.grow(self._tracefs, cpu, len(data))
         parts = [(cpu, data) for cpu, data in found.items() if data]
         return self._decoder.table(parts, "trace_pipe_raw") if parts else None
 
