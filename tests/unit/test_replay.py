@@ -73,3 +73,35 @@ def test_nothing_to_replay(mmiotap: Run, compile_c: Compile, tmp_path: Path, lan
     )
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "replay: 0 writes made, 0 things not replayed\n")
+
+
+def test_only_repeated_reads_are_waits(mmiotap: Run, tmp_path: Path) -> None:
+    """The read of a read-modify-write belongs to its write, and other threads do not end a loop."""
+    rows = [
+        row(0, "read", 4, 8, 0, tid=1),
+        row(1, "write", 4, 0, 1, tid=2),
+        row(2, "read", 4, 8, 3, tid=1),
+        row(3, "read", 4, 8, 3, tid=1, flags=layout.RMW),
+        row(4, "write", 4, 8, 4, tid=1, flags=layout.RMW),
+        row(5, "read", 4, 12, 9, tid=1),
+        row(6, "write", 4, 12, 9, tid=1),
+    ]
+    text = mmiotap("export", write_trace(tmp_path / "t", rows), "--format", "c", "--no-regs").stdout
+    body = text[text.index("static void part_1") : text.index("static inline mapping")]
+    assert [line.strip() for line in body.splitlines() if line.startswith("    ")] == [
+        "w32(map1, 0x00000, 0x00000001);",
+        "/* wait: map1 0x00008 was read 2 times, until 0x00000003 */",
+        "w32(map1, 0x00008, 0x00000004);",
+        "w32(map1, 0x0000c, 0x00000009);",
+    ]
+
+
+def test_a_filter_chooses_what_is_replayed(mmiotap: Run, tmp_path: Path) -> None:
+    trace = write_trace(tmp_path / "t", [row(0, "write", 4, 0, 1), row(1, "write", 4, 8, 2)])
+    for language in ("c", "python", "perfetto"):
+        result = mmiotap("export", trace, "--format", language, "--filter", "offset == 8", "-o", tmp_path / language)
+        assert (result.status, result.stderr) == (0, "")
+    assert "w32(map1, 0x00008, 0x00000002)" in (tmp_path / "python").read_text()
+    assert "0x00000001" not in (tmp_path / "c").read_text()
+    assert b"write 0x0" not in (tmp_path / "perfetto").read_bytes()
+    assert b"write 0x8" in (tmp_path / "perfetto").read_bytes()
