@@ -15,8 +15,8 @@ from mmiotap.trace.model import Mapping, Process
 from mmiotap.trace.schema import EVENTS, KINDS
 from mmiotap.trace.writer import TraceWriter
 
-#: Events of a part.
-PART = 1 << 20
+#: Events of a part: about as many as a recording has in one.
+PART = 1 << 19
 PID = 1000
 BAR = Mapping(
     1, PID, "/sys/devices/pci0000:00/0000:00:03.0/resource0", 0x7F0000000000, 0x20000, 0, "rw",

@@ -8,7 +8,7 @@ def start_ns(trace: Trace) -> int:
     recorded = trace.info.get("start_mono_ns")
     if isinstance(recorded, int) and recorded > 0:
         return recorded
-    for table in trace.batches(["time_ns"]):
+    for table in trace.only(None).batches(["time_ns"]):
         if table.num_rows:
             return int(table["time_ns"][0].as_py())
     return 0

@@ -142,8 +142,8 @@ class Trace:
         """Every site, one for each process and address, in its last state."""
         return list({(site.pid, site.pc): site for site in self.site_changes}.values())
 
-    def only(self, narrowing: "Narrowing") -> "Trace":
-        """The same trace, with those events only that are chosen; :attr:`count` still counts all."""
+    def only(self, narrowing: "Narrowing | None") -> "Trace":
+        """The same trace, with those events only that are chosen, or (None) with all; :attr:`count` counts all."""
         chosen = copy.copy(self)
         chosen.narrowing = narrowing
         return chosen
