@@ -26,7 +26,7 @@ test: $(AGENT)
 
 test-guest: $(AGENT)
 	tools/set-up guest
-	$(BIN)/python -m pytest -m guest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m guest tests/guest
 
 test-long: $(AGENT)
 	$(BIN)/python -m pytest -m long
