@@ -432,6 +432,10 @@ class Engine:
         self._add(child, mine)
         if (status := self._early.pop(tid, None)) is not None:
             self._backlog.append((tid, status))
+        # Its first stop may wait behind others: whoever holds all threads meanwhile must not wait for it once more.
+        for status in [status for stopped, status in self._backlog if stopped == tid and os.WIFSTOPPED(status)]:
+            with suppress(Gone):
+                child.stop(status)
 
     def _new_program(self, thread: Thread) -> None:
         """exec: the memory is gone, and so are the other threads; this one may have had another id."""
