@@ -305,11 +305,12 @@ def cycles(busy: Busy, tmp_path: Path, patching: str, count: int) -> None:
         )
         assert result.mappings == (1 if number < 2 else 2)
         check_left(busy.pid)
-        if number == 5:
+        if number == count // 2:
             memory = len(held(busy.pid)[0])
     assert kernel_signals(busy.pid) == before
     other, code = held(busy.pid)
-    assert len(other) <= memory + 2
+    # What is hot late takes memory late; a leak would be a mapping each time.
+    assert len(other) <= memory + 4 < memory + count // 2
     assert len(code) <= 2 * SITES
     busy.check_end()
 
