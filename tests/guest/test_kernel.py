@@ -52,7 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The recorder sleeps until the kernel has printed all that it has; `trace` shows and takes nothing away.
     (folder / "compared").write_text(f"""
         kill -STOP $PPID
-        timeout 5 cat {TRACEFS}/trace_pipe >header & sleep 1; kill $!
+        timeout 60 cat {TRACEFS}/trace_pipe >header &
+        until grep -q PCIDEV header; do sleep 1; done
+        sleep 1; kill $!; wait $!  # it would take the mark, too
         echo 'a mark of somebody else' >{TRACEFS}/trace_marker
         sh use
         echo 0 >{TRACEFS}/tracing_on
