@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         )
         print(f"mmiotap: next: mmiotap show {args.trace}", file=sys.stderr)
         return 0
-    decoder = choose.decoder(trace, [], [], perl=False, ours=True)
+    decoder = names.usual(trace)
     if decoder is None:
         print("mmiotap: nothing names this trace's registers; give a description with --regs", file=sys.stderr)
         return 0

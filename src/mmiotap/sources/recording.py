@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mmiotap.sources import control
 from mmiotap.sources.futex import Futex
-from mmiotap.sources.kernel import inventory
 from mmiotap.trace import layout, store
 from mmiotap.trace.arena import PROTOCOLS, SMP_WAYS, Arena, ArenaWriter
 from mmiotap.trace.errors import MmiotapError
@@ -348,8 +347,12 @@ def start_info(command: list[str], settings: dict[str, Any], source: str, starte
 def pci_devices(mappings: Iterable[Mapping], root: Path = Path("/")) -> list[dict[str, Any]]:
     """The PCI devices of some mappings, as they stand in trace.json: descriptions of registers are found by them."""
     mapped = {one.device for one in mappings if one.device is not None}
+    if not mapped:
+        return []
+    from mmiotap.sources.kernel import inventory  # not what a recording should wait for as it starts
+
     with contextlib.suppress(OSError, ValueError):  # sysfs is not as we know it
-        return [one.to_json() for one in inventory.devices(root) if one.name in mapped] if mapped else []
+        return [one.to_json() for one in inventory.devices(root) if one.name in mapped]
     return []
 
 

@@ -27,17 +27,8 @@ def values(column: "pa.ChunkedArray[Any]") -> npt.NDArray[Any]:
     return np.from_dlpack(column.combine_chunks())
 
 
-def texts(words: Sequence[str | None]) -> Column:
-    return _joined([None if word is None else word.encode() for word in words], pa.string())
-
-
-def blobs(data: Sequence[bytes | None]) -> Column:
-    return _joined(data, pa.binary())
-
-
-def _joined(values: Sequence[bytes | None], kind: "pa.DataType") -> Column:
-    where = [place for place, value in enumerate(values) if value is not None]
-    return scattered(len(values), where, [value for value in values if value is not None], kind)
+def texts(words: Sequence[str]) -> Column:
+    return scattered(len(words), np.arange(len(words)), [word.encode() for word in words], pa.string())
 
 
 def scattered(

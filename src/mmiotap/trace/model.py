@@ -1,7 +1,7 @@
 """What a trace knows beside its events: mappings, modules, processes, sites. One JSON object a line in its folder."""
 
-from dataclasses import dataclass
-from typing import Any, Self, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Any, Self, cast
 
 from mmiotap.trace import layout
 
@@ -34,11 +34,11 @@ class _Record:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
         """Raises TypeError if a field is missing or is something else; fields of later versions are ignored."""
-        known = {name: kind for name, kind in get_type_hints(cls).items() if name in record}
-        for name, kind in known.items():
-            if not isinstance(record[name], kind):
-                raise TypeError(f"{name} is {record[name]!r}")
-        return cls(**{name: record[name] for name in known})
+        known = [field for field in fields(cls) if field.name in record]
+        for field in known:
+            if not isinstance(record[field.name], cast("type", field.type)):
+                raise TypeError(f"{field.name} is {record[field.name]!r}")
+        return cls(**{field.name: record[field.name] for field in known})
 
 
 @dataclass(frozen=True)
