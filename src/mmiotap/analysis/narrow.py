@@ -6,7 +6,7 @@ in a moment which parts have a certain offset; Arrow would decode them all.
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmiotap.analysis.filter_language import Among, Binary, Node, Number, Word
@@ -23,6 +23,16 @@ def condition(terms: Sequence[Node]) -> str | None:
     return " AND ".join(found) if found else None
 
 
+@contextlib.contextmanager
+def plain_name(folder: Path) -> Iterator[str]:
+    """The folder by its descriptor: a name that has no character which DuckDB would take for a pattern."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
 def parts(paths: Sequence[Path], where: str) -> list[Path]:
     """Those of some parts in a folder that have an event for which this holds."""
     if sum(path.stat().st_size for path in paths) < WORTH:
@@ -31,10 +41,8 @@ def parts(paths: Sequence[Path], where: str) -> list[Path]:
 
     with contextlib.ExitStack() as stack:
         database = stack.enter_context(contextlib.closing(duckdb.connect()))
-        # The folder by its descriptor: a name that has no character which DuckDB would take for a pattern.
-        descriptor = os.open(paths[0].parent, os.O_RDONLY | os.O_DIRECTORY)
-        stack.callback(os.close, descriptor)
-        files = [f"/proc/self/fd/{descriptor}/{path.name}" for path in paths]
+        folder = stack.enter_context(plain_name(paths[0].parent))
+        files = [f"{folder}/{path.name}" for path in paths]
         database.execute("SET memory_limit = '512MiB'")
         try:
             found = database.execute(

@@ -7,7 +7,6 @@ writes a file (DuckDB lets a WITH clause hold a COPY), for then a part is a file
 
 import contextlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pyarrow as pa
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from mmiotap.analysis.clock import start_ns
+from mmiotap.analysis.narrow import plain_name
 from mmiotap.analysis.sites import sites
 from mmiotap.registers.decode import COLUMNS, NAMES, Decoder
 from mmiotap.trace.errors import MmiotapError
@@ -56,10 +56,7 @@ def answer(trace: Trace, sql: str, decoder: Decoder | None = None) -> Iterator[A
         spilled = stack.enter_context(tempfile.TemporaryDirectory(prefix="mmiotap-"))
         here, parts = "", []
         if trace.parts:
-            # The folder by its descriptor: a name that has no character which DuckDB would take for a pattern.
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            stack.callback(os.close, descriptor)
-            here = f"/proc/self/fd/{descriptor}"
+            here = stack.enter_context(plain_name(folder))
             parts = [f"{here}/{part.name}" for part in trace.parts]
         told = _Errors(sql, here, str(folder))
         with told:
