@@ -66,7 +66,7 @@ def test_all_shapes_in_one_log() -> None:
 
 def test_what_is_no_access_is_told_from_what_cannot_be_read() -> None:
     lines = [b"", b"Trace: nothing", READ, b"memory_region_ops_read cpu 0 mr", READ[:-1], READ, b"vfio_region_read  (x"]
-    block = qemu_block.parse(b"\n".join(lines) + b"\n")
+    block = qemu_block.Reader().parse(b"\n".join(lines) + b"\n")
     assert block.accesses.line.tolist() == [2, 5]
     assert block.unread == [3, 4, 6]
     assert block.others.tolist() == [0, 1]
@@ -218,7 +218,7 @@ def _imported(tmp_path: Path, lines: list[bytes]) -> Trace:
 
 
 def _records(text: bytes) -> list[Record]:
-    block = qemu_block.parse(text)
+    block = qemu_block.Reader().parse(text)
     columns = vars(block.accesses)
     rows = zip(*(columns[name].tolist() for name in columns if name != "line"), strict=True)
     names = [name for name in columns if name != "line"]

@@ -43,36 +43,51 @@ class Digits:
             # As most are, and much cheaper.
             digit = self._characters[end + 15] ^ np.uint8(_ZEROS & _U(0xFF))
             return digit.astype(np.uint64), (length == 1) & (digit < 10)
-        word = self._word(end + 8, length)
-        ok = (length >= 1) & (length <= 8) & ((((word + _SIXES) | word) & _HIGH_NIBBLES) == 0)
-        word = (word * _U(10) + (word >> _U(8))) & _BYTES
-        word = (word * _U(100) + (word >> _U(16))) & _PAIRS
-        return (word * _U(10000) + (word >> _U(32))) & _QUADS, ok
+        number, ok = decimal(self._word(end + 8, length))
+        return number, ok & (length >= 1) & (length <= 8)
 
     def hexadecimal(self, end: Positions, length: Positions) -> tuple[Numbers, Flags]:
         """Hexadecimal numbers of one to sixteen digits, letters in lower case, without a prefix."""
-        value, ok = self._hexadecimal_word(end + 8, np.minimum(length, 8))
+        value, ok = hexadecimal(self._word(end + 8, np.minimum(length, 8)))
         ok &= (length >= 1) & (length <= 16)
         long = np.flatnonzero(length > 8)
         if len(long):
             rows = long if len(long) < len(length) else slice(None)
-            high, high_ok = self._hexadecimal_word(end[rows], np.minimum(length[rows] - 8, 8))
+            high, high_ok = hexadecimal(self._word(end[rows], np.minimum(length[rows] - 8, 8)))
             value[rows] |= high << _U(32)
             ok[rows] &= high_ok
         return value, ok
 
-    def _hexadecimal_word(self, at: Positions, length: Positions) -> tuple[Numbers, Flags]:
-        word = self._word(at, length)
-        letter = (word >> _U(6)) & _ONES
-        word = word - letter * _LETTER
-        # Above nine are letters, and letters alone.
-        ok = ((word | ((((word + _SIXES) >> _U(4)) ^ letter) << _U(4))) & _HIGH_NIBBLES) == 0
-        word = ((word << _U(4)) | (word >> _U(8))) & _BYTES
-        word = ((word << _U(8)) | (word >> _U(16))) & _PAIRS
-        return ((word << _U(16)) | (word >> _U(32))) & _QUADS, ok
-
     def _word(self, at: Positions, length: Positions) -> Numbers:
-        """The last ``length`` (0 to 8) digits of each word, "0" as 0; what stands before becomes zeros, which lead."""
-        surplus = ((8 - length) * 8).astype(np.uint64)
-        word: Numbers = ((self._words[at] ^ _ZEROS) >> surplus) << surplus
-        return word
+        return digits(self._words[at], length)
+
+
+def digits(words: Numbers, length: npt.NDArray[np.integer] | int) -> Numbers:
+    """The last ``length`` (0 to 8) characters of each word, "0" as 0; what stands before becomes zeros, which lead."""
+    surplus = ((8 - np.asarray(length)) * 8).astype(np.uint64)
+    found: Numbers = ((words ^ _ZEROS) >> surplus) << surplus
+    return found
+
+
+def characters(word: int) -> bytes:
+    """The eight characters of a word of :func:`digits`."""
+    return (word ^ int(_ZEROS)).to_bytes(8, "little")
+
+
+def decimal(word: Numbers) -> tuple[Numbers, Flags]:
+    """Numbers of words of :func:`digits`, and where these were decimal."""
+    ok = (((word + _SIXES) | word) & _HIGH_NIBBLES) == 0
+    word = (word * _U(10) + (word >> _U(8))) & _BYTES
+    word = (word * _U(100) + (word >> _U(16))) & _PAIRS
+    return (word * _U(10000) + (word >> _U(32))) & _QUADS, ok
+
+
+def hexadecimal(word: Numbers) -> tuple[Numbers, Flags]:
+    """Numbers of words of :func:`digits`, and where these were hexadecimal, letters in lower case."""
+    letter = (word >> _U(6)) & _ONES
+    word = word - letter * _LETTER
+    # Above nine are letters, and letters alone.
+    ok = ((word | ((((word + _SIXES) >> _U(4)) ^ letter) << _U(4))) & _HIGH_NIBBLES) == 0
+    word = ((word << _U(4)) | (word >> _U(8))) & _BYTES
+    word = ((word << _U(8)) | (word >> _U(16))) & _PAIRS
+    return ((word << _U(16)) | (word >> _U(32))) & _QUADS, ok

@@ -23,7 +23,7 @@ from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.model import Mapping
 from mmiotap.trace.schema import EVENTS, KIND_TYPE, KINDS
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 23
 #: A line that is longer than that is no access, and not kept.
 _LONGEST_LINE = 1 << 16
 #: A PC has memory below this address, and ports; so what is a region there is one of ports.
@@ -171,11 +171,11 @@ def _blocks(log: Log) -> Iterator[bytes]:
     """The log's text in blocks of whole lines. A last line without its end gets one."""
     rest = b""
     while data := log.read(_BLOCK):
-        whole, newline, tail = data.rpartition(b"\n")
-        if newline:
-            yield rest + whole + newline
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield b"".join((rest, memoryview(data)[:end]))
             rest = b""
-        rest = (rest + tail)[:_LONGEST_LINE]
+        rest = (rest + data[end:])[:_LONGEST_LINE]
     if rest:
         yield rest + b"\n"
 
@@ -191,9 +191,10 @@ class _Found:
         self.unread: list[int] = []
         self.unread_count = 0
         self._numbers: dict[Region, int] = {}
+        self._reader = qemu_block.Reader()
 
     def add(self, text: bytes, waiting: IO[bytes]) -> None:
-        block = qemu_block.parse(text)
+        block = self._reader.parse(text)
         accesses = block.accesses
         place = np.array([self._numbers.setdefault(one, len(self._numbers)) for one in block.regions], np.int32)
         ends = accesses.address + accesses.width

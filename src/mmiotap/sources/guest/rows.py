@@ -43,6 +43,7 @@ class Rows:
         self._machine = machine
         self._devices = devices
         self._inventory = Inventory()
+        self._reader = qemu_block.Reader()
         self._known: dict[Region, list[_Known]] = {}
         self._waiting: list[pa.Table] = []
         self._since = 0.0
@@ -92,7 +93,7 @@ class Rows:
             self.flush()
 
     def _add_lines(self, text: bytes, say: Callable[[bytes], None] | None) -> None:
-        block = qemu_block.parse(text)
+        block = self._reader.parse(text)
         self.unread += len(block.unread)
         if say and len(block.others):
             lines = text.split(b"\n")
