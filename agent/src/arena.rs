@@ -165,9 +165,9 @@ fn state(segment: usize) -> &'static AtomicU32 {
 static NONE_FREE_NS: AtomicI64 = AtomicI64::new(0);
 const LOOK_AGAIN_NS: i64 = 100_000;
 
-/// Takes the first free segment for the calling thread, if there is one. The first ones are used again and again, so that a
+/// Takes the first free segment for a thread of this process, if there is one. The first ones are used again and again, so that a
 /// recording that does not fill the arena stays in memory that is at hand.
-pub fn take_segment() -> Option<Segment> {
+pub fn take_segment(pid: i32) -> Option<Segment> {
     let (now, before) = (sys::monotonic_ns(), NONE_FREE_NS.load(Ordering::Relaxed));
     if before != 0 && (now - before < LOOK_AGAIN_NS || DEAD.load(Ordering::Relaxed)) {
         return None;
@@ -175,7 +175,9 @@ pub fn take_segment() -> Option<Segment> {
     let count = (word(H_SEGMENT_COUNT).load(Ordering::Acquire) as usize).min(MAX_SEGMENTS);
     for index in 0..count {
         let free = state(index).load(Ordering::Relaxed) == FREE;
-        if free && state(index).compare_exchange(FREE, OWNED, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+        // With whose it is in the same step: if the process dies before it writes the header, the recorder knows.
+        let owned = OWNED | (pid as u32) << STATE_BITS;
+        if free && state(index).compare_exchange(FREE, owned, Ordering::Acquire, Ordering::Relaxed).is_ok() {
             return Some(Segment { index });
         }
     }

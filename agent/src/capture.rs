@@ -66,14 +66,14 @@ pub fn reserve(thread: &mut Thread, rows: usize) -> bool {
 
 #[cold]
 fn next_segment(thread: &mut Thread) -> bool {
-    let mut taken = arena::take_segment();
+    let mut taken = arena::take_segment(thread.pid);
     while taken.is_none() && !arena::is_closed() && arena::recorder_alive() && arena::waits_when_full() {
         // Give the full one back first: if every thread kept its own while it waits, nothing could ever be freed.
         if thread.segment.is_some_and(|segment| segment.lost_after().load(Ordering::Relaxed) == 0) {
             end_stream(thread);
         }
         sys::sleep_ns(WAIT_NS);
-        taken = arena::take_segment();
+        taken = arena::take_segment(thread.pid);
     }
     let Some(segment) = taken else { return false };
     segment.populate();

@@ -40,10 +40,11 @@ pub const SMP_STEP: u32 = 1;
 pub const SMP_LOCK: u32 = 2;
 pub const SMP_PRIVATE: u32 = 3;
 
-// Segment states
+// Segment states: the low byte of a word. Above it stands whose process has taken the segment.
 pub const FREE: u32 = 0;
 pub const OWNED: u32 = 1;
 pub const FULL: u32 = 2;
+pub const STATE_BITS: u32 = 8;
 
 // Segment header fields
 pub const S_STREAM_ID: usize = 0;

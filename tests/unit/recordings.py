@@ -45,5 +45,5 @@ class Producer(ArenaWriter):
         states = self.arena.states()
         free = next((segment for segment in self._share if states[segment] == layout.FREE), None)
         if free is not None:
-            self.arena.set_state(free, layout.OWNED)
+            self.arena.take(free, self.pid)
         return free

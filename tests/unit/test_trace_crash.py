@@ -141,6 +141,16 @@ def test_a_process_that_is_killed_gives_its_segments_back(arena: Arena, producer
     check(open_trace(tmp_path / "t"), producers.progress(), producers.progress())
 
 
+def test_a_process_that_is_killed_before_it_writes_a_header(start: Start, arena: Arena, tmp_path: Path) -> None:
+    started = start("true")
+    started.process.wait()
+    sealer = Sealer(tmp_path / "t", arena)
+    arena.take(1, started.process.pid)
+    arena.take(2, os.getpid())
+    sealer.seal()
+    assert arena.states()[:3] == [layout.FREE, layout.FREE, layout.OWNED]
+
+
 class TestRecover:
     def test_not_while_the_recorder_runs(self, arena: Arena, mmiotap: Run, tmp_path: Path) -> None:
         result = mmiotap("recover", "t")

@@ -247,11 +247,19 @@ class Arena:
 
     def states(self) -> list[int]:
         """The state of each segment: layout.FREE, OWNED or FULL."""
-        first = layout.STATES_OFFSET // 4
-        return self._u32[first : first + self.segment_count].tolist()
+        end = layout.STATES_OFFSET + 4 * self.segment_count
+        return self._head[layout.STATES_OFFSET : end : 4].tolist()
 
     def set_state(self, segment: int, state: int) -> None:
         self._set_word(layout.STATES_OFFSET + 4 * segment, state)
+
+    def take(self, segment: int, pid: int) -> None:
+        """The caller, in process ``pid``, has this free segment now."""
+        self.set_state(segment, layout.OWNED | pid << layout.STATE_BITS)
+
+    def _taker(self, segment: int) -> int:
+        """The process that took an owned segment: the header tells of it some time later."""
+        return self._word(layout.STATES_OFFSET + 4 * segment) >> layout.STATE_BITS
 
     def header(self, segment: int) -> SegmentHeader:
         """The header of a segment as it is now; one of a tenancy that is just beginning has no rows."""
@@ -273,13 +281,13 @@ class Arena:
     def ended(self) -> set[int]:
         """Segments whose writer will not write to them again: full ones, and those of processes that are gone."""
         states = self.states()
-        owned = [self.header(segment) for segment, state in enumerate(states) if state == layout.OWNED]
-        owners = {header.pid for header in owned if header.stream_id and header.pid and header.tid}
-        gone = {pid for pid in owners if not Path(f"/proc/{pid}").exists()}
+        owned = [(segment, self._taker(segment)) for segment, state in enumerate(states) if state == layout.OWNED]
+        # 0: its state changed meanwhile.
+        gone = {pid for _, pid in owned if pid and not Path(f"/proc/{pid}").exists()}
         if gone and _pids_mislead(self.path):
             gone = set()
         full = {segment for segment, state in enumerate(states) if state == layout.FULL}
-        return full | {header.index for header in owned if header.pid in gone}
+        return full | {segment for segment, pid in owned if pid in gone}
 
     def owners(self) -> set[tuple[int, int]]:
         """Process and thread of each segment that is not free."""
@@ -308,13 +316,13 @@ class Arena:
                 self._data.obj.madvise(_MADV_POPULATE_WRITE, first, last - first)
             self._warm = segments
 
-    def add_owned(self) -> int:
-        """A new segment that nobody saw free: the caller's own, without the compare-and-swap that Python has not."""
+    def add_owned(self, pid: int) -> int:
+        """A new segment that nobody saw free, the caller's own: without the compare-and-swap that Python has not."""
         with self._lock:
             segment = self.segment_count
             if segment >= layout.MAX_SEGMENTS:
                 raise DiskError(errno.ENOSPC, "the arena is as large as it can be", str(self.path))
-            self.set_state(segment, layout.OWNED)
+            self.take(segment, pid)
             try:
                 self._grow(segment + 1)
             except DiskError:
@@ -471,7 +479,7 @@ class ArenaWriter:
     def take_segment(self) -> int | None:
         """A segment that is ours, or None."""
         try:
-            return self.arena.add_owned()
+            return self.arena.add_owned(self.pid)
         except DiskError:
             return None
 

@@ -41,10 +41,11 @@ SMP_STEP = 1
 SMP_LOCK = 2
 SMP_PRIVATE = 3
 
-# Segment states
+# Segment states: the low byte of a word. Above it stands whose process has taken the segment.
 FREE = 0
 OWNED = 1
 FULL = 2
+STATE_BITS = 8
 
 # Segment header fields
 S_STREAM_ID = 0

@@ -33,7 +33,7 @@ class _Stream(ArenaWriter):
                     return None
                 time.sleep(_PAUSE_SECONDS)
                 continue
-            self.arena.set_state(segment, layout.OWNED)
+            self.arena.take(segment, self.pid)
             self.arena.see_growth()
             return segment
 
