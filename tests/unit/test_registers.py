@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmiotap.registers import decode, rdl, tree
+from mmiotap.registers import rdl, tree
 from mmiotap.registers.decode import Binding, Decoder
 from mmiotap.registers.model import FORMS, Description, Field, Register
 from mmiotap.registers.text import hexadecimal, shown
@@ -277,11 +277,3 @@ def test_decoding_says_what_a_plain_loop_says(seed: int) -> None:
     ]
     expected = [said_plainly(description, one["offset"], one["width"], one["value"]) for one in rows]
     assert decoded(description, *rows) == expected
-
-
-def test_two_rows_that_mix_to_the_same_number(description: Description) -> None:
-    """Made so on purpose: the offset's change is made good by the value's."""
-    _, offset_factor, value_factor = (int(factor) for factor in decode._FACTORS)
-    back = -offset_factor * 8 * pow(value_factor, -1, 2**64) % 2**64
-    rows = [row(0, "read", 4, 0, 0), row(0, "read", 4, 8, back)]
-    assert [name for name, _ in decoded(description, *rows)] == ["CTRL", "ADDRESS"]

@@ -67,7 +67,25 @@ def expression(
 
 def map_expression(maps: Sequence[str], mappings: Sequence[Mapping], option: str = "--map") -> pc.Expression:
     """Events of these mappings, ids or globs. Raises FilterError, which names the option."""
-    return pc.field("map_id").isin(pa.array(_map_ids(maps, mappings, option), pa.int32()))
+    return pc.field("map_id").isin(pa.array(map_ids(maps, mappings, option), pa.int32()))
+
+
+def map_ids(patterns: Sequence[str], mappings: Sequence[Mapping], option: str) -> list[int]:
+    """The ids that these ids and globs mean. Raises FilterError, which names the option."""
+    ids: list[int] = []
+    for pattern in patterns:
+        if pattern.isdecimal():
+            found = [mapping.map_id for mapping in mappings if mapping.map_id == int(pattern)]
+        else:
+            found = [mapping.map_id for mapping in mappings if glob_matches(pattern, mapping)]
+        if not found:
+            known = sorted({mapping.path for mapping in mappings})
+            there = (
+                f"the trace has {', '.join(known[:5])}{' …' if len(known) > 5 else ''}" if known else "there is none"
+            )
+            raise FilterError(f"{option}: no mapping is {pattern!r}; {there}")
+        ids += found
+    return ids
 
 
 def duration_ns(option: str, text: str) -> int:
@@ -100,23 +118,6 @@ def _kinds(words: str) -> list[str]:
         if kind not in KINDS.values():
             raise FilterError(f"--kind: {kind!r} is no kind of event; kinds are {', '.join(KINDS.values())}")
     return kinds
-
-
-def _map_ids(patterns: Sequence[str], mappings: Sequence[Mapping], option: str) -> list[int]:
-    ids: list[int] = []
-    for pattern in patterns:
-        if pattern.isdecimal():
-            found = [mapping.map_id for mapping in mappings if mapping.map_id == int(pattern)]
-        else:
-            found = [mapping.map_id for mapping in mappings if glob_matches(pattern, mapping)]
-        if not found:
-            known = sorted({mapping.path for mapping in mappings})
-            there = (
-                f"the trace has {', '.join(known[:5])}{' …' if len(known) > 5 else ''}" if known else "there is none"
-            )
-            raise FilterError(f"{option}: no mapping is {pattern!r}; {there}")
-        ids += found
-    return ids
 
 
 def _ends(option: str, text: str, parse: Callable[[str], int | None], *, single: bool) -> tuple[int | None, int | None]:

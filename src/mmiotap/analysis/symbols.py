@@ -4,7 +4,7 @@ The ELF files are read where they lie now. A file whose build id is not the reco
 names would be wrong, so they are not used and :attr:`Symbols.notes` says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,22 +76,24 @@ class Symbols:
             self._resolve(pid, addresses)
         return [self._names[pair] for pair in pairs]
 
-    def _resolve(self, pid: int, addresses: list[int]) -> None:
+    def places(self, pid: int, addresses: Sequence[int]) -> Iterator[tuple[Module, list[int]]]:
+        """The modules of a process that some of these addresses are in, and those that are in each."""
         left = {address for address in addresses if address}
         for module in reversed(self._modules_of(pid)):  # what was loaded last is what was there
             inside = sorted(address for address in left if module.start <= address < module.end)
-            if not inside:
-                continue
-            left.difference_update(inside)
+            if inside:
+                left.difference_update(inside)
+                yield module, inside
+
+    def _resolve(self, pid: int, addresses: list[int]) -> None:
+        self._names |= {(pid, address): f"{address:#x}" if address else "" for address in (*addresses, 0)}
+        for module, inside in self.places(pid, addresses):
             short = module.path.rpartition("/")[2] or module.path
             in_file = np.array([(address - module.bias) % 2**64 for address in inside], np.uint64)
             for address, relative, found in zip(inside, in_file, self._load(module).find(in_file), strict=True):
                 self._names[pid, address] = (
                     f"{short}+{int(relative):#x}" if found is None else f"{found[0]}+{found[1]:#x} ({short})"
                 )
-        for address in left:
-            self._names[pid, address] = f"{address:#x}"
-        self._names[pid, 0] = ""
 
     def _modules_of(self, pid: int) -> list[Module]:
         """Its own modules, or those of the nearest ancestor it was forked from."""

@@ -27,6 +27,7 @@ COMMANDS = (
     "kernel",
     "show",
     "stats",
+    "summary",
     "sites",
     "info",
     "query",

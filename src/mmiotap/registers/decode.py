@@ -17,6 +17,7 @@ from mmiotap.registers.model import Description, Register
 from mmiotap.registers.tables import READ, WRITE, Ints, Tables, Touched, Words
 from mmiotap.registers.text import hexadecimal, joined, shown
 from mmiotap.trace import layout
+from mmiotap.trace.arrays import distinct
 from mmiotap.trace.schema import KINDS
 
 #: Columns of the events that are needed.
@@ -27,8 +28,6 @@ NAMES = tuple(pa.field(name, pa.dictionary(pa.int32(), pa.string())) for name in
 
 _U = np.uint64
 _NONE = -1
-#: Odd, and otherwise any.
-_FACTORS = (_U(0x9E3779B97F4A7C15), _U(0xC2B2AE3D27D4EB4F), _U(0x165667B19E3779F9))
 #: Instructions that are not taken apart have a place, but no value.
 _DIRECTIONS = {KINDS[layout.READ]: READ, KINDS[layout.WRITE]: WRITE, KINDS[layout.UNKNOWN]: READ}
 
@@ -88,8 +87,8 @@ class Decoder:
         offset: Words = table["offset"].to_numpy()
         value: Words = np.where(known, table["value"].to_numpy(), _U(0))
         access = ((map_id + 1) << 18 | width << 2 | way + 1).view(_U)
-        pair, of_pair = _distinct(access, offset, value)
-        place, first = _distinct(access[of_pair], offset[of_pair])
+        pair, of_pair = distinct(access, offset, value)
+        place, first = distinct(access[of_pair], offset[of_pair])
         of_place = of_pair[first]
         touched = self._touched(way[of_place], map_id[of_place], offset[of_place], width[of_place])
         names = self._names.of(touched, len(of_place))
@@ -218,22 +217,6 @@ def _ways(column: Any) -> tuple[Ints, npt.NDArray[np.bool_]]:
     directions = np.array([_DIRECTIONS.get(word, _NONE) for word in words], np.int64)
     valued = np.array([word in _DIRECTIONS and word != KINDS[layout.UNKNOWN] for word in words], np.bool_)
     return directions.take(number), valued.take(number)
-
-
-def _distinct(*columns: Words) -> tuple[Ints, Ints]:
-    """The number of each row among the distinct rows of some columns, and the first row of each number."""
-    mixed = np.zeros(len(columns[0]), _U)
-    for factor, column in zip(_FACTORS, columns, strict=False):
-        mixed += column * factor
-    encoded: Any = pa.array(mixed).dictionary_encode()
-    number = encoded.indices.to_numpy().astype(np.int64)
-    first = np.empty(len(encoded.dictionary), np.int64)
-    first[number[::-1]] = np.arange(len(number) - 1, -1, -1)
-    if all(np.array_equal(column, column[first][number]) for column in columns):
-        return number, first
-    # Two different rows became the same number: once in a few million traces, or where somebody has made it so.
-    _, first, number = np.unique(np.stack(columns), axis=1, return_index=True, return_inverse=True)
-    return number.reshape(-1), first
 
 
 def _expanded(first: Ints, count: Ints) -> tuple[Ints, Ints]:

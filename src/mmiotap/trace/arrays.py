@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+#: Odd, and otherwise any.
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
 #: An array of pyarrow.
 Column: TypeAlias = "pa.Array[Any]"
 
@@ -43,6 +46,31 @@ def scattered(
     np.cumsum(sizes, out=offsets[1:])
     buffers = [_validity(absent), pa.py_buffer(offsets.data), pa.py_buffer(b"".join(data))]
     return pa.Array.from_buffers(kind, count, buffers)
+
+
+def distinct(*columns: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The number of each row among the distinct rows of some columns of 64-bit numbers, in the order in which they
+    first appear, and the first row of each number."""
+    words = [column.view(np.uint64) for column in columns]
+    encoded: Any = numbers(mixed(*words)).dictionary_encode()
+    number = np.from_dlpack(encoded.indices).astype(np.int64)
+    first = np.empty(len(encoded.dictionary), np.int64)
+    first[number[::-1]] = np.arange(len(number) - 1, -1, -1)
+    if all(np.array_equal(column, column[first][number]) for column in words):
+        return number, first
+    # Two different rows became the same number: once in a few million traces, or where somebody has made it so.
+    _, first, number = np.unique(np.stack(words), axis=1, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return np.argsort(order)[number.reshape(-1)], first[order]
+
+
+def mixed(*columns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """One number for each row, nearly always another one for another row."""
+    found = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        found = (found ^ column) * _FACTOR
+        found ^= found >> np.uint64(32)
+    return found
 
 
 def _validity(absent: npt.NDArray[np.bool_] | None) -> "pa.Buffer | None":

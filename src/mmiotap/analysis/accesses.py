@@ -1,0 +1,77 @@
+"""The accesses in a part of a trace, as numpy columns."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmiotap.analysis.groups import Rows, taken
+from mmiotap.analysis.select import ACCESSES
+from mmiotap.trace import layout
+
+#: Columns of the events that are needed.
+COLUMNS = (
+    "time_ns", "duration_ns", "kind", "width", "map_id", "offset", "value", "pc", "pid", "tid", "flags",
+)  # fmt: skip
+
+#: Directions, the column ``way``.
+READ, WRITE, OTHER = range(3)
+
+#: What names a register, and what a thread.
+PLACE = ("map_id", "offset", "width")
+THREAD = ("pid", "tid")
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """Reads, writes and accesses of unknown direction. All columns have 64 bits.
+
+    :ivar rows: ``time_ns, way, width, map_id, offset, value`` (0 where it is not known; the low 8 bytes of a wider
+        one), ``known`` (1: the value is), ``duration_ns`` (−1: not known), ``pc, pid, tid``; as the table has them,
+        which is the order of time.
+    """
+
+    rows: Rows
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "Accesses":
+        """Those of a table with :data:`COLUMNS`, and maybe others."""
+        way: Any = pc.index_in(table["kind"].cast(pa.string()), pa.array(ACCESSES))
+        access = pc.is_valid(way)
+        if not pc.all(access).as_py():
+            table, way = table.filter(access), way.filter(access)
+        known = (table["flags"].to_numpy() & np.uint32(layout.VALUE_UNKNOWN)) == 0
+        rows: Rows = {"way": way.to_numpy().astype(np.int64)}
+        known &= rows["way"] != OTHER
+        for name in ("time_ns", "width", "map_id", "pid", "tid"):
+            rows[name] = table[name].to_numpy().astype(np.int64)
+        for name in ("offset", "pc"):
+            rows[name] = table[name].to_numpy()
+        rows["value"] = np.where(known, table["value"].to_numpy(), np.uint64(0))
+        rows["known"] = known.astype(np.int64)
+        took: Any = table["duration_ns"].cast(pa.int64())
+        rows["duration_ns"] = took.fill_null(-1).to_numpy()
+        return cls(rows)
+
+    @functools.cached_property
+    def by_thread(self) -> Rows:
+        """The same, those of one thread behind each other, each thread's in their order."""
+        return taken(self.rows, np.lexsort((self.rows["tid"], self.rows["pid"])))
+
+
+def changes(rows: Rows, *names: str) -> Any:
+    """Whether each row differs from the one before it in some column. The first one does."""
+    found = np.ones(len(rows[names[0]]), np.bool_)
+    if len(found):
+        found[1:] = False
+        for name in names:
+            found[1:] |= rows[name][1:] != rows[name][:-1]
+    return found
+
+
+def kinds(way: Any) -> Any:
+    """Words for directions."""
+    return pa.array(np.select([way == READ, way == WRITE], ["read", "write"], "unknown").tolist(), pa.string())

@@ -1,0 +1,72 @@
+"""How a trace of any size is analysed: part by part, and parts in pairs.
+
+What an analysis finds in a part is small: it grows with what is distinct there, not with what happened. Two
+neighbouring parts' findings become one, whatever is cut by the border between them included; so a trace can be gone
+through in a line with memory for a few findings, or on many machines as a tree (docs/summary.md).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from mmiotap.analysis.accesses import COLUMNS, Accesses
+from mmiotap.trace.reader import Trace
+from mmiotap.trace.schema import EVENTS
+
+Part = TypeVar("Part")
+
+
+class Analysis(Protocol[Part]):
+    """Holds no state but its settings: it, and what it finds, can be pickled and sent elsewhere."""
+
+    def part(self, accesses: Accesses) -> Part:
+        """What there is to say of a part."""
+        ...
+
+    def merged(self, first: Part, then: Part) -> Part:
+        """The same of two parts, of which ``then`` follows ``first``."""
+        ...
+
+    def table(self, whole: Part) -> pa.Table:
+        """What a user sees."""
+        ...
+
+
+def find(analyses: Sequence[Analysis[Any]], table: pa.Table) -> list[Any]:
+    """What each analysis finds in a part of a trace, a table with the columns of events."""
+    accesses = Accesses.of(table)
+    return [analysis.part(accesses) for analysis in analyses]
+
+
+def merge(analyses: Sequence[Analysis[Any]], first: Sequence[Any], then: Sequence[Any]) -> list[Any]:
+    """The same of two neighbouring parts."""
+    return [analysis.merged(left, right) for analysis, left, right in zip(analyses, first, then, strict=True)]
+
+
+def tables(analyses: Sequence[Analysis[Any]], whole: Sequence[Any]) -> list[pa.Table]:
+    """What users see of the whole trace."""
+    return [analysis.table(found) for analysis, found in zip(analyses, whole, strict=True)]
+
+
+def fold(analyses: Sequence[Analysis[Any]], parts: Iterable[pa.Table]) -> list[Any]:
+    """What there is to say of all parts, which are in order.
+
+    Findings wait until there is another of as many parts: each is merged a few times only, however long the trace is,
+    and few are in memory.
+    """
+    waiting: list[tuple[int, list[Any]]] = []
+    for part in parts:
+        size, found = 1, find(analyses, part)
+        while waiting and waiting[-1][0] == size:
+            found, size = merge(analyses, waiting.pop()[1], found), 2 * size
+        waiting.append((size, found))
+    whole = waiting.pop()[1] if waiting else find(analyses, EVENTS.empty_table())
+    while waiting:
+        whole = merge(analyses, waiting.pop()[1], whole)
+    return whole
+
+
+def analysed(trace: Trace, analyses: Sequence[Analysis[Any]]) -> list[pa.Table]:
+    """The tables of some analyses. The trace is read once."""
+    return tables(analyses, fold(analyses, trace.batches(COLUMNS)))
