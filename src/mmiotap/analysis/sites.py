@@ -52,12 +52,17 @@ class Sites:
 
 def sites(trace: Trace) -> Sites:
     """Read the trace once, batch by batch, with memory for the distinct sites."""
+    listed = [] if trace.narrowing else [(site.pid, site.pc) for site in trace.sites]  # of some events what made them
+    unused = dict.fromkeys(("width", "hits", *ways.WAYS), 0) | {"code": None}
+    counted = {(row["pid"], row["pc"]): row for row in _counted(trace).to_pylist()}
+    return described(trace, dict.fromkeys(listed, unused) | counted)
+
+
+def described(trace: Trace, counts: Mapping[tuple[int, int], Mapping[str, Any]]) -> Sites:
+    """Some processes and addresses, and of each the columns of :data:`MERGE`, with what the trace knows of them."""
     known = {(site.pid, site.pc): site for site in trace.sites}
-    listed = () if trace.narrowing else known  # of some events only what made them
     parents = {process.pid: process.ppid for process in trace.processes}
     off = (trace.info.get("settings") or {}).get("patch") == 0
-    unused = dict.fromkeys(("width", "hits", *ways.WAYS), 0) | {"code": None}
-    counts = dict.fromkeys(listed, unused) | {(row["pid"], row["pc"]): row for row in _counted(trace).to_pylist()}
     symbols = Symbols(trace.modules, trace.processes)
     names = symbols.names([pid for pid, _ in counts], [address for _, address in counts])
     uses = [

@@ -31,6 +31,7 @@ COMMANDS = (
     "sites",
     "info",
     "query",
+    "report",
     "fields",
     "annotate",
     "diff",

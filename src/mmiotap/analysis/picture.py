@@ -1,0 +1,157 @@
+"""All that a report shows, found in one pass over the events, with memory for what is distinct."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmiotap.analysis import ways
+from mmiotap.analysis.alike import COLUMNS, KINDS, Alike, alike, numbered
+from mmiotap.analysis.density import Density
+from mmiotap.trace import schema
+from mmiotap.trace.reader import Trace
+
+REGISTER = ["map_id", "offset", "width"]
+SITE = ["pid", "pc"]
+THREAD = ["pid", "tid"]
+
+#: Marks, losses and mappings that are kept; the others are counted only.
+REMARKS = 500
+#: Bins of a histogram of latencies: each a fourth of an octave, the first is 1 ns.
+LATENCY_BINS = 4 * 32
+
+_PENDING_ROWS = 1 << 18
+_SUMS: list[tuple[str, Literal["sum", "min", "max", "first"]]] = [
+    *((name, "sum") for name in ("hits", "reads", "writes", "others", *ways.WAYS, "timed", "total_ns")),
+    ("min_ns", "min"), ("max_ns", "max"), ("bytes", "max"), ("code", "first"),
+]  # fmt: skip
+#: ``first`` and ``last`` number the accesses of the trace; values are those of the first and last whose value is known.
+_ENDS = {"first": "min", "last": "max", "first_value": "first", "last_value": "last"}
+
+
+@dataclass(frozen=True)
+class Remark:
+    """An event that is no access."""
+
+    time_ns: int
+    kind: str
+    map_id: int
+    value: int  #: of a loss: how many events
+    text: str | None
+    pid: int
+    tid: int
+
+
+@dataclass
+class Picture:
+    """What :func:`picture` finds.
+
+    Tables have ``hits, reads, writes, others`` (unknown instructions), ``patched, trapped, stepped``, ``timed,
+    total_ns, min_ns, max_ns`` (null where nothing was timed), ``bytes`` (the widest access), ``code`` (of an
+    instruction that is only known as such), ``first_value, last_value``; the most hits come first.
+    """
+
+    first_ns: int | None = None
+    last_ns: int = 0
+    kinds: dict[str, int] = field(default_factory=dict)
+    density: Density = field(default_factory=Density)
+    latency: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((len(KINDS), LATENCY_BINS), np.int64))
+    remarks: list[Remark] = field(default_factory=list)
+    registers: pa.Table = field(init=False)  #: by :data:`REGISTER`
+    sites: pa.Table = field(init=False)  #: by :data:`SITE`
+    threads: pa.Table = field(init=False)  #: by :data:`THREAD`
+
+
+def picture(trace: Trace) -> Picture:
+    """Read the trace once, batch by batch."""
+    found = Picture()
+    reductions = [_Reduction(keys) for keys in (REGISTER, SITE, THREAD)]
+    accesses = 0
+    for batch in trace.batches([*COLUMNS, "text"]):
+        if not batch.num_rows:
+            continue
+        if found.first_ns is None:
+            found.first_ns = batch["time_ns"][0].as_py()
+        found.last_ns = batch["time_ns"][-1].as_py()
+        _remark(found, batch)
+        seen = alike(batch)
+        if not len(seen.group):
+            continue
+        _fill(found, seen)
+        rows = _counted(seen.groups, accesses)
+        accesses += len(seen.group)
+        for reduction in reductions:
+            reduction.add(rows)
+    found.registers, found.sites, found.threads = (
+        reduction.merged().sort_by([("hits", "descending"), *((key, "ascending") for key in reduction.keys)])
+        for reduction in reductions
+    )
+    return found
+
+
+def _remark(found: Picture, batch: pa.Table) -> None:
+    words = list(schema.KINDS.values())
+    kind = numbered(batch["kind"], words)
+    for word, count in zip(words, np.bincount(kind, minlength=len(words)).tolist(), strict=True):
+        if count:
+            found.kinds[word] = found.kinds.get(word, 0) + count
+    others = np.flatnonzero(~np.isin(kind, [words.index(word) for word in KINDS]))[: REMARKS - len(found.remarks)]
+    if len(others):
+        columns = ["time_ns", "kind", "map_id", "value", "text", "pid", "tid"]
+        found.remarks += [Remark(**row) for row in batch.select(columns).take(others).to_pylist()]
+
+
+def _fill(found: Picture, seen: Alike) -> None:
+    columns = {name: seen.groups[name].to_numpy() for name in ("map_id", "offset", "pid", "tid", "kind")}
+    reads = columns.pop("kind") == KINDS.index("read")
+    found.density.add(seen.time_ns, seen.group, reads=reads, **columns)
+    if len(seen.timed):
+        kind = seen.groups["kind"].to_numpy()[seen.group[seen.timed]]
+        place = (4 * np.log2(seen.duration_ns.clip(1))).astype(np.int64)
+        np.add.at(found.latency, (kind, place), 1)
+
+
+def _counted(groups: pa.Table, before: int) -> pa.Table:
+    """The groups with the columns of :data:`_SUMS`; ``before`` is the number of accesses of earlier batches."""
+    hits, kind = groups["hits"].to_numpy(), groups["kind"].to_numpy()
+    went = {way: pc.multiply(column, groups["hits"]) for way, column in ways.columns(groups["flags"]).items()}
+    counts = {
+        name: pa.array(np.where(kind == number, hits, 0)) for number, name in enumerate(("reads", "writes", "others"))
+    }
+    order = {name: pa.array(groups[name].to_numpy() + before) for name in ("first", "last")}
+    kept = [name for name in groups.schema.names if name not in ("kind", "flags", *order)]
+    return pa.table({name: groups[name] for name in kept} | {"bytes": groups["width"]} | went | counts | order)
+
+
+class _Reduction:
+    """Rows reduced to one a combination of some keys; those that wait are merged when they have become many."""
+
+    def __init__(self, keys: list[str]) -> None:
+        self.keys = keys
+        self._columns = list(dict.fromkeys([*keys, *(name for name, _ in _SUMS), *_ENDS]))
+        self._pending = [_counted(alike(schema.EVENTS.empty_table()).groups, 0).select(self._columns)]
+
+    def add(self, rows: pa.Table) -> None:
+        self._pending.append(rows.select(self._columns))
+        done, *waiting = (table.num_rows for table in self._pending)
+        if sum(waiting) > max(_PENDING_ROWS, done):
+            self._pending = [self.merged()]
+
+    def merged(self) -> pa.Table:
+        rows = pa.concat_tables(self._pending)
+        merged = self._grouped(rows, _SUMS)
+        ends = {}
+        for name, how in _ENDS.items():
+            by = "first" if how == "min" or name == "first_value" else "last"
+            ends[name] = self._grouped(rows.sort_by(by), [(name, how)])[name]
+        return pa.table({name: merged[name] for name in merged.schema.names} | ends).select(self._columns)
+
+    def _grouped(self, rows: pa.Table, merge: Any) -> pa.Table:
+        found = rows.group_by(self.keys, use_threads=False).aggregate(merge)
+        found = found.select([*self.keys, *(f"{name}_{how}" for name, how in merge)])
+        return found.rename_columns([*self.keys, *(name for name, _ in merge)]).sort_by(
+            [(key, "ascending") for key in self.keys]
+        )
