@@ -21,6 +21,7 @@ demo: $(AGENT)
 	PATH=$(CURDIR)/$(BIN):$$PATH tools/demo
 
 test: $(AGENT)
+	tools/set-up screens
 	$(CARGO) test --locked --quiet
 	$(BIN)/python -m pytest -m "not guest and not long"
 
@@ -29,6 +30,7 @@ test-guest: $(AGENT)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m guest tests/guest
 
 test-long: $(AGENT)
+	tools/set-up screens
 	$(BIN)/python -m pytest -m long
 
 bench: $(AGENT)
