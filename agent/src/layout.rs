@@ -92,11 +92,13 @@ pub const STRING: u32 = 0x10;
 pub const NONTEMPORAL: u32 = 0x20;
 pub const STEPPED: u32 = 0x40;
 pub const HOOKED: u32 = 0x80;
+pub const SYSCALL: u32 = 0x1000;
 pub const REASON_SHIFT: u32 = 8;
 pub const REASON_LOCKED: u32 = 1;
 pub const REASON_NOT_DECODED: u32 = 2;
 pub const REASON_NOT_IN_SOURCE: u32 = 3;
 pub const REASON_STEPPED: u32 = 4;
+pub const REASON_SYSCALL: u32 = 5;
 
 // Site states, the low byte of a site row's flags
 pub const SITE_SEEN: u32 = 0;

@@ -19,6 +19,7 @@ mod held;
 mod hook;
 mod interpose;
 mod interrupted;
+mod kernel;
 mod layout;
 mod lookaside;
 mod mapping;
@@ -84,6 +85,7 @@ fn prepare() {
 }
 
 extern "C" fn constructor() {
+    interpose::calls::prepare();
     start();
 }
 

@@ -196,31 +196,38 @@ fn read<T>(look: impl Fn(usize) -> T) -> T {
 
 /// The region that holds this address.
 pub fn find(address: usize) -> Option<Region> {
+    at_or_above(address).filter(|region| region.start <= address)
+}
+
+/// The region that holds this address, or else the next one above it.
+pub fn at_or_above(address: usize) -> Option<Region> {
     read(|count| {
         let (mut low, mut high) = (0, count);
         while low < high {
             let middle = (low + high) / 2;
-            let entry = copy_entry(middle);
-            if address < entry.start {
-                high = middle;
-            } else if address >= entry.end {
-                low = middle + 1;
-            } else {
-                return Some(entry);
-            }
+            if copy_entry(middle).end <= address { low = middle + 1 } else { high = middle }
         }
-        None
+        (low < count).then(|| copy_entry(low))
     })
+}
+
+/// The region whose alias holds this address.
+pub fn behind(alias: usize) -> Option<Region> {
+    read(|count| (0..count).map(copy_entry).find(|region| alias.wrapping_sub(region.alias()) < region.length()))
 }
 
 /// The address in the program's view of one in an alias.
 pub fn front_of(alias: usize) -> Option<usize> {
-    read(|count| {
-        (0..count).map(copy_entry).find_map(|region| {
-            let offset = alias.wrapping_sub(region.alias());
-            (offset < region.length()).then(|| region.start + offset)
-        })
-    })
+    behind(alias).map(|region| alias.wrapping_sub(region.delta))
+}
+
+/// Where the first region begins and the last one ends; 0 while there are none.
+static BOUNDS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// Can any of these bytes be traced? Two comparisons: the table says whether one is.
+#[inline]
+pub fn is_near(start: usize, length: usize) -> bool {
+    start < BOUNDS[1].load(Ordering::Relaxed) && start.saturating_add(length) > BOUNDS[0].load(Ordering::Relaxed)
 }
 
 /// Is any of these addresses traced? Lets calls that concern no region go straight on.
@@ -241,8 +248,11 @@ impl Guard {
         fence(Ordering::Release);
         let mut count = TABLE.count.load(Ordering::Relaxed);
         // SAFETY: we hold the lock and the sequence is odd.
-        work(unsafe { &mut *TABLE.entries.get() }, &mut count);
+        let entries = unsafe { &mut *TABLE.entries.get() };
+        work(entries, &mut count);
         TABLE.count.store(count, Ordering::Relaxed);
+        let bounds = if count == 0 { [0; 2] } else { [entries[0].start, entries[count - 1].end] };
+        BOUNDS.iter().zip(bounds).for_each(|(bound, now)| bound.store(now, Ordering::Relaxed));
         TABLE.sequence.store(sequence + 2, Ordering::Release);
     }
 
@@ -325,11 +335,15 @@ mod tests {
         assert_eq!(seen, [(0x1000, 0x2000, 0), (0x3000, 0x4000, 0x2000), (0x5000, 0x6000, 0)]);
         assert_eq!(find(0x3abc).map(|r| r.offset_of(0x3abc)), Some(0x2abc));
         assert!(find(0x2000).is_none() && find(0x4000).is_none());
+        assert_eq!(at_or_above(0x2000).map(|r| r.start), Some(0x3000));
+        assert!(at_or_above(0x6000).is_none());
+        assert_eq!(behind(0x1000_3abc).map(|r| r.start), Some(0x3000));
+        assert!(is_near(0xfff, 2) && is_near(0x5fff, 1) && !is_near(0xfff, 1) && !is_near(0x6000, usize::MAX));
         let middle = Region { map_offset: 0x1000, ..region(0x2000, 0x3000) };
         assert!(table.insert(middle));
         let seen: std::vec::Vec<_> = table.all().iter().map(|r| (r.start, r.end, r.map_offset)).collect();
         assert_eq!(seen, [(0x1000, 0x4000, 0), (0x5000, 0x6000, 0)]);
         assert!(table.remove(0, usize::MAX));
-        assert!(!any_in(0, usize::MAX));
+        assert!(!any_in(0, usize::MAX) && !is_near(0, usize::MAX));
     }
 }

@@ -76,6 +76,8 @@ pub struct Thread {
     pub stepped: Option<Stepped>,
     /// Room for a copy of the vector state (see vector.rs).
     pub vector_copy: *mut u8,
+    /// Room for a page of what the kernel has read or written (see kernel.rs).
+    pub page: *mut u8,
     next: *mut Thread,
 }
 
@@ -212,7 +214,8 @@ pub fn existing() -> Option<&'static mut Thread> {
 fn create() -> Option<*mut Thread> {
     // Whole pages: see Log.
     const RECORD: usize = size_of::<Thread>().next_multiple_of(4096);
-    let memory = sys::anonymous((RECORD + arch::vector_state_size()).next_multiple_of(4096))?;
+    let vector_state = arch::vector_state_size().next_multiple_of(4096);
+    let memory = sys::anonymous(RECORD + vector_state + sys::PAGE)?;
     let thread = memory.cast::<Thread>();
     // SAFETY: our own fresh memory; it changes what a forked child finds in it.
     unsafe { sys::syscall3(libc::SYS_madvise, memory as usize, RECORD, libc::MADV_WIPEONFORK as usize) };
@@ -222,6 +225,7 @@ fn create() -> Option<*mut Thread> {
         (&raw mut (*thread).held).write(None);
         (&raw mut (*thread).stepped).write(None);
         (*thread).vector_copy = memory.add(RECORD);
+        (*thread).page = memory.add(RECORD + vector_state);
     }
     let mut head = ALL.load(Ordering::Acquire);
     loop {

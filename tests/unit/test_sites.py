@@ -95,7 +95,7 @@ def test_jsonl(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     objects = {one["pc"]: one for one in map(json.loads, capsys.readouterr().out.splitlines())}
     assert objects[0x401000] == {
         "pid": 100, "pc": 0x401000, "site": "0x401000", "instruction": "mov [rdx], eax", "bytes": "8902", "width": 4,
-        "hits": 11, "patched": 7, "trapped": 4, "stepped": 0, "state": "punned", "reason": None,
+        "hits": 11, "patched": 7, "trapped": 4, "stepped": 0, "syscall": 0, "state": "punned", "reason": None,
     }  # fmt: skip
     assert (objects[0x403000]["state"], objects[0x403000]["reason"]) == ("back", "ordinary")
     unknown = objects[0x405000]

@@ -103,7 +103,7 @@ def test_json(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stats", str(trace), "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["events"], found["lost"], found["seconds"], found["state"]) == (10, 2, 2.0, "finished")
-    assert found["ways"] == {"patched": 2, "trapped": 4, "stepped": 1}
+    assert found["ways"] == {"patched": 2, "trapped": 4, "stepped": 1, "syscall": 0}
     assert found["kinds"] == {"map": 1, "read": 3, "write": 3, "mark": 1, "unknown": 1, "lost": 1}
     assert found["registers"][0] == {
         "map_id": 1, "offset": 8, "width": 4, "reads": 3, "writes": 1, "others": 0, "accesses": 4, "rate": 2.0,
@@ -156,7 +156,7 @@ def test_memory_is_bounded_by_what_is_distinct(
     monkeypatch.setattr(stats, "_merge", measured)
     found = stats.statistics(ManyBatches(open_trace(trace), 500))  # type: ignore[arg-type]
     assert found.kinds["read"] == 1500
-    assert found.ways == {"patched": 1000, "trapped": 2000, "stepped": 500}
+    assert found.ways == {"patched": 1000, "trapped": 2000, "stepped": 500, "syscall": 0}
     first = found.registers.slice(0, 1).to_pylist()[0]
     assert (first["reads"], first["writes"], first["first_value"], first["last_value"]) == (1500, 500, 0x11, 0x44)
     assert first["mean_ns"] == 2000.0

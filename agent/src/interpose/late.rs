@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use libc::{Elf64_Phdr, Elf64_Sym, PT_DYNAMIC, PT_LOAD, dl_phdr_info, size_t};
 
-use super::{handlers, mapping, masks};
+use super::{calls, handlers, mapping, masks};
 use crate::maps;
 use crate::patch::frames;
 use crate::region::{self, Guard};
@@ -141,8 +141,9 @@ fn functions() -> Vec<Function> {
         (c"epoll_pwait2", masks::epoll_pwait2 as *const ()),
         (c"dlopen", mmiotap_dlopen as *const ()),
     ];
+    let buffers = calls::FUNCTIONS.iter().map(|&(name, ours)| (name, ours as *const ()));
     let mut functions: Vec<Function> = Vec::new();
-    for (name, ours) in libcs {
+    for (name, ours) in libcs.into_iter().chain(buffers).chain(calls::CHECKED.iter().copied()) {
         let theirs = look_up(libc::RTLD_NEXT, name);
         let is_first = look_up(libc::RTLD_DEFAULT, name) == theirs;
         functions.push(Function { name, ours: ours as usize, theirs, is_first });

@@ -58,6 +58,7 @@ _FLAGS = {
     "nontemporal": (layout.NONTEMPORAL, "a non-temporal access"),
     "stepped": (layout.STEPPED, "run in place with the page open"),
     "hooked": (layout.HOOKED, "a hook has answered, swallowed or changed it"),
+    "syscall": (layout.SYSCALL, "made by the kernel, in a system call of the program's"),
 }
 FIELDS |= {kind: ("truth", f"kind is {kind}") for kind in KINDS.values() if kind != "map"}
 FIELDS |= {name: ("truth", meaning) for name, (_, meaning) in _FLAGS.items()}

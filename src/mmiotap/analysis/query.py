@@ -239,5 +239,5 @@ _FIELDS = pa.schema(
 )
 _SITES = pa.schema(
     {"pid": _NUMBER, "pc": _WORD, "site": _TEXT, "instruction": _TEXT, "bytes": _TEXT, "width": _NUMBER, "hits": _WORD}
-    | {"patched": _WORD, "trapped": _WORD, "stepped": _WORD, "state": _TEXT, "reason": _TEXT}
+    | {"patched": _WORD, "trapped": _WORD, "stepped": _WORD, "syscall": _WORD, "state": _TEXT, "reason": _TEXT}
 )

@@ -26,7 +26,7 @@ MERGE: list[tuple[str, Literal["sum", "max", "first"]]] = [
 
 @dataclass(frozen=True)
 class SiteUse:
-    """A site, and what became of its accesses: ``hits`` is the sum of ``patched``, ``trapped`` and ``stepped``."""
+    """A site, and what became of its accesses: ``hits`` is the sum of those that went each way."""
 
     pid: int
     pc: int
@@ -38,6 +38,7 @@ class SiteUse:
     patched: int
     trapped: int
     stepped: int
+    syscall: int
     state: str | None  #: as in :class:`mmiotap.trace.model.Site`; None where the trace does not say
     reason: str | None  #: "disabled", too, for what was only seen while patching was off
 
@@ -123,6 +124,7 @@ def _use(pid: int, address: int, name: str, site: Site | None, counts: Mapping[s
         patched=counts["patched"],
         trapped=counts["trapped"],
         stepped=counts["stepped"],
+        syscall=counts["syscall"],
         state=site.state if site else None,
         reason=reason,
     )

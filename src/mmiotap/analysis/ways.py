@@ -1,4 +1,4 @@
-"""Which way accesses went: through a patched site, by a trap, or stepped, run in place after one."""
+"""Which way accesses went: through a patched site, by a trap, stepped after one, or the kernel made them."""
 
 from typing import Any
 
@@ -7,15 +7,17 @@ import pyarrow.compute as pc
 
 from mmiotap.trace import layout
 
-WAYS = ("patched", "trapped", "stepped")
+WAYS = ("patched", "trapped", "stepped", "syscall")
 
 
 def columns(flags: Any) -> dict[str, Any]:
     """A column for each of :data:`WAYS`, of 1 for each access that went that way and 0 for the others."""
-    patched, stepped = _has(flags, layout.PATCHED), _has(flags, layout.STEPPED)
+    patched, stepped, syscall = (_has(flags, flag) for flag in (layout.PATCHED, layout.STEPPED, layout.SYSCALL))
     stepped = pc.and_not(stepped, patched)
-    trapped = pc.invert(pc.or_(patched, stepped))
-    return {way: pc.cast(went, pa.int64()) for way, went in zip(WAYS, (patched, trapped, stepped), strict=True)}
+    trapped = pc.invert(pc.or_(pc.or_(patched, stepped), syscall))
+    return {
+        way: pc.cast(went, pa.int64()) for way, went in zip(WAYS, (patched, trapped, stepped, syscall), strict=True)
+    }
 
 
 def _has(flags: Any, flag: int) -> Any:

@@ -22,6 +22,7 @@ FLAG_WORDS = {
     layout.NONTEMPORAL: "nontemporal",
     layout.STEPPED: "stepped",
     layout.HOOKED: "hooked",
+    layout.SYSCALL: "syscall",
 }
 
 REASONS = {
@@ -29,12 +30,16 @@ REASONS = {
     layout.REASON_NOT_DECODED: "value unknown: the agent does not take this instruction apart",
     layout.REASON_NOT_IN_SOURCE: "value unknown: the imported log does not say",
     layout.REASON_STEPPED: "value unknown: stepped, and no register tells it",
+    layout.REASON_SYSCALL: "value unknown: only the kernel knows",
 }
 
 COLOURS = {"read": "36", "write": "33", "map": "2", "unmap": "2", "mark": "1;32", "lost": "1;31", "unknown": "35"}
 
 #: Characters for the names of registers; longer ones move what follows.
 NAME_WIDTH = 24
+
+#: Bytes of a value that a line shows; the kernel reads and writes a page at a time.
+SHOWN_BYTES = 64
 
 COLUMNS = (
     "time_ns", "duration_ns", "kind", "width", "map_id", "offset", "value", "data", "pc", "pid", "tid", "flags", "text",
@@ -112,7 +117,7 @@ class EventLines:
         if flags & layout.VALUE_UNKNOWN:
             shown = "?"
         elif data is not None:
-            shown = data.hex(" ", -4)
+            shown = data[:SHOWN_BYTES].hex(" ", -4) + (" …" if len(data) > SHOWN_BYTES else "")
         else:
             shown = f"0x{value:0{2 * width}x}"
         took = "" if duration is None else f"{duration_text(duration):>8}"
@@ -131,7 +136,7 @@ class EventLines:
         register: str | None = None,
         _fields: str | None = None,
     ) -> str:
-        code = f"instruction {data.hex(' ')}" if data else "instruction unknown"
+        code = f"instruction {data.hex(' ')}" if data else "" if flags & layout.SYSCALL else "instruction unknown"
         where = f"{width or '?':>2} {self._label(map_id)}  {self._offset(offset)}{self._name(register)}"
         return _spaced(f"{where}  ? {code:<18}", site, flag_words(flags))
 

@@ -40,14 +40,17 @@ def write_text(uses: Sequence[SiteUse], limit: int) -> None:
     shown = uses[:limit] if limit else uses
     more = f", {len(shown)} of {len(uses)} (--limit 0: all)" if len(shown) < len(uses) else ""
     processes = len({use.pid for use in uses}) > 1
-    columns = ["site", "instruction", "patch", "width", "hits", *WAYS]
-    rows = [[*([str(use.pid)] if processes else []), *_cells(use)] for use in shown]
+    # Few programs hand regions to the kernel.
+    ways = [way for way in WAYS if way != "syscall" or total[way]]
+    columns = ["site", "instruction", "patch", "width", "hits", *ways]
+    rows = [[*([str(use.pid)] if processes else []), *_cells(use, ways)] for use in shown]
     write_table(f"Sites{more}", [*(["pid"] if processes else []), *columns], rows, left=4 if processes else 3)
 
 
-def _cells(use: SiteUse) -> list[str]:
-    words = [printable(use.site), use.instruction or "?", how_text(use.state, use.reason)]
-    return [*words, str(use.width or "?"), str(use.hits), *(str(getattr(use, way)) for way in WAYS)]
+def _cells(use: SiteUse, ways: Sequence[str]) -> list[str]:
+    patch = "none: a system call" if use.syscall and use.state is None else how_text(use.state, use.reason)
+    words = [printable(use.site), use.instruction or "?", patch]
+    return [*words, str(use.width or "?"), str(use.hits), *(str(getattr(use, way)) for way in ways)]
 
 
 def how_text(state: str | None, reason: str | None) -> str:

@@ -19,7 +19,7 @@ mod vector;
 
 pub use decode::warm_up;
 pub use frame::Frame;
-pub use run::{Registers, SA_RESTORER, recover, restorer, runs, signal_entry};
+pub use run::{Registers, SA_RESTORER, copy, recover, restorer, runs, signal_entry};
 pub use spawn::spawn;
 pub use vector::{reset_control_words, vector_state_size};
 
