@@ -1,6 +1,7 @@
 """In a guest: takes such events from the kernel's buffer by ``cat trace_pipe`` and as `mmiotap kernel` does, in turn.
 
-Prints a JSON list: for each round and way the seconds, and those of processor time. The events are what the e1000's
+Prints a JSON list: for each round and way the seconds until the kernel's buffer is empty, until all is written, and
+those of processor time. The events are what the e1000's
 driver reads to tell its registers; as many each time, and nothing else is traced meanwhile.
 """
 
@@ -33,6 +34,10 @@ _BUFFER_KB = 64 << 10
 _TEXT, _TRACE = Path("/dev/shm/text"), Path("/dev/shm/kernel.mmiotap")
 
 
+#: Has all out of the kernel's buffer; makes a trace of it.
+_Way = tuple[Callable[[], object], Callable[[], object]]
+
+
 def main(events: int, rounds: int) -> None:
     tracefs = checks.check()
     tracefs.write("trace_clock", "mono")
@@ -46,10 +51,13 @@ def main(events: int, rounds: int) -> None:
         found.append({})
         for name, way in WAYS.items():
             made = _fill(tracefs, events)
-            with way(tracefs) as drain:
+            with way(tracefs) as (drain, write):
                 clock, used = time.perf_counter(), _cpu_seconds()
                 drain()
-                found[-1][name] = {"seconds": time.perf_counter() - clock, "cpu": _cpu_seconds() - used}
+                seconds = time.perf_counter() - clock
+                write()
+                whole = time.perf_counter() - clock
+                found[-1][name] = {"seconds": seconds, "whole": whole, "cpu": _cpu_seconds() - used}
             if (got := COUNTS[name]()) != made:
                 sys.exit(f"{name}: {got} events of {made}")
     tracefs.write("current_tracer", "nop")
@@ -76,10 +84,10 @@ def _entries(tracefs: Tracefs) -> int:
 
 
 @contextmanager
-def _cat(tracefs: Tracefs) -> Iterator[Callable[[], object]]:
+def _cat(tracefs: Tracefs) -> Iterator[_Way]:
     """Ends by itself: nothing is left, and nothing is traced."""
     with _TEXT.open("wb") as out:
-        yield partial(subprocess.run, ["cat", tracefs.path / "trace_pipe"], stdout=out, check=True)
+        yield partial(subprocess.run, ["cat", tracefs.path / "trace_pipe"], stdout=out, check=True), lambda: None
 
 
 def _lines() -> int:
@@ -88,13 +96,14 @@ def _lines() -> int:
 
 
 @contextmanager
-def _mmiotap(tracefs: Tracefs) -> Iterator[Callable[[], object]]:
+def _mmiotap(tracefs: Tracefs) -> Iterator[_Way]:
     """What a recording does once, at its beginning and its end, is not counted."""
     devices = inventory.devices()
     info = start_info([], {}, "kernel", time.monotonic_ns())
     with closing(Pages(tracefs, devices)) as pipe:
         trace = KernelTrace(tracefs, pipe, _TRACE, info, devices, force=True)
-        yield trace.drain
+        with trace.controlled():
+            yield pipe.empty, trace.drain
         trace.finish(None, 0)
 
 

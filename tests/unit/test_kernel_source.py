@@ -3,6 +3,9 @@
 import errno
 import io
 import lzma
+import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -14,12 +17,13 @@ import pytest
 from mmiotap import formats
 from mmiotap.formats.pci import PciDevice, place
 from mmiotap.sources import control
-from mmiotap.sources.kernel import checks, inventory
+from mmiotap.sources.kernel import checks, inventory, spool
 from mmiotap.sources.kernel.pipes import Pages, Text
 from mmiotap.sources.kernel.trace import KernelTrace
 from mmiotap.sources.kernel.tracefs import Tracefs
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.reader import open_trace
+from mmiotap.trace.recover import recover
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -135,6 +139,76 @@ def test_what_is_drained_is_exported_as_the_kernel_prints_it(tracefs: Tracefs, t
     lines = [line for line in printed if not line.startswith(b"#")]
     # What the kernel counted and has no place for is at the end.
     assert out.getvalue() == b"VERSION 20070824\n" + b"".join(lines) + b"MARK 0.000000 Lost 7 events.\n"
+
+
+#: A recorder that has emptied the kernel's buffers, and is killed before it has decoded all: ``TRACEFS FOLDER``.
+KILLED = """
+import os, sys
+from pathlib import Path
+from mmiotap.sources.kernel import spool
+from mmiotap.sources.kernel.pipes import Pages
+from mmiotap.sources.kernel.trace import KernelTrace
+from mmiotap.sources.kernel.tracefs import Tracefs
+spool._FILE = spool._PIPE = 64 << 10  # so that there are several files
+tracefs = Tracefs(Path(sys.argv[1]))
+info = {"format": 1, "source": "kernel"}
+recording = KernelTrace(tracefs, pipe := Pages(tracefs, []), Path(sys.argv[2]), info, [], force=False)
+with recording.controlled():
+    pipe.empty()
+    for _ in range(2):
+        recording.read()
+        recording._write()
+    recording.read()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_recorder_has_read_is_recovered(tracefs: Tracefs, tmp_path: Path) -> None:
+    folder = tmp_path / "trace"
+    command = [sys.executable, "-c", KILLED, str(tracefs.path), str(folder)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == -9
+    trace = open_trace(folder)
+    assert (trace.state, len(trace.mappings)) == ("incomplete", 1)
+    assert 0 < trace.count < 11955
+    left = sorted((folder / "live" / spool.FOLDER).glob("*.cpu0"))
+    last = left[-1].read_bytes()
+    left[-1].write_bytes(last + last[:100])  # killed within a page
+    recovered = recover(folder, spool.complete)
+    assert recovered is not None
+    assert recovered.events == 11955
+    trace = open_trace(folder)
+    assert (trace.state, trace.count, len(trace.mappings)) == ("recovered", 11955, 1)
+    assert not (folder / "live").exists()
+    out = io.BytesIO()
+    formats.write("mmiotrace", trace.batches(), trace, out)
+    printed = lzma.decompress((DATA / "ftrace-e1000.txt.xz").read_bytes()).splitlines(keepends=True)
+    assert out.getvalue() == b"VERSION 20070824\n" + b"".join(line for line in printed if not line.startswith(b"#"))
+
+
+def test_pages_that_the_disk_has_no_room_for_are_not_lost(
+    tracefs: Tracefs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are kept in memory. Each file is full in the middle of a page."""
+    raw = (tracefs.path / "per_cpu/cpu0/trace_pipe_raw").read_bytes()
+    monkeypatch.setattr(spool, "_PIPE", 16 * 4096)
+    file = os.open(tracefs.path / "per_cpu/cpu0/trace_pipe_raw", os.O_RDONLY)
+    found = spool.Spool({0: file}, 4096)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+        with found.moving(tmp_path / "pages", tracefs.path):
+            while found.move():
+                pass
+            taken = [pages.read() for _ in range(99) for pages in found.take()]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+        found.close()
+        os.close(file)
+    assert len(taken) > 2
+    assert all(len(data) % 4096 == 0 for data in taken)
+    assert b"".join(taken) == raw
 
 
 def test_text_has_the_same_events(tracefs: Tracefs, tmp_path: Path) -> None:

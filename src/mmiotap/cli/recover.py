@@ -13,9 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from mmiotap.sources.kernel import spool
     from mmiotap.trace.recover import recover
 
-    found = recover(Path(args.trace))
+    found = recover(Path(args.trace), spool.complete)
     if found is None:
         print(f"{args.trace}: nothing to do, the trace is complete")
     else:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,10 @@ class Recovered:
     lost: int
 
 
-def recover(path: Path) -> Recovered | None:
+def recover(path: Path, complete: Callable[[TraceWriter], None] | None = None) -> Recovered | None:
     """Seal what is left in the arena of a crashed recording, and remove the arena. None: there is nothing to do.
 
+    ``complete`` adds what recorders without an arena have left.
     May be killed and called again at any time. Raises MmiotapError while the recorder or a recorded process still
     runs, or if the arena is damaged.
     """
@@ -39,15 +40,17 @@ def recover(path: Path) -> Recovered | None:
         found = None
         if state == "incomplete":
             _refuse_while_written(folder)
-            found = _seal(folder)
+            found = _seal(folder, complete)
         if not alive:  # one that lives removes its arena itself
             shutil.rmtree(folder.live, ignore_errors=True)
         return found
 
 
-def _seal(folder: store.TraceDir) -> Recovered:
+def _seal(folder: store.TraceDir, complete: Callable[[TraceWriter], None] | None) -> Recovered:
     if not folder.arena.exists():
         writer = TraceWriter(folder.path, "recovered")
+        if complete:
+            complete(writer)
         writer.finish(finished=None)
         return Recovered(writer.events, writer.lost)
     sealer = Sealer(folder.path, Arena.open(folder.arena, writable=True), "recovered")

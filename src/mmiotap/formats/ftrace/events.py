@@ -77,6 +77,12 @@ class Decoder:
         if "print" in self._kinds and "buf" not in self._kinds["print"][0].fields:
             raise MmiotapError("events print of this kernel have no field 'buf'")
 
+    def know(self, mappings: Iterable[Mapping]) -> None:
+        """Of mappings that were seen by another."""
+        for mapping in mappings:
+            self.mappings.append(mapping)
+            self._latest[mapping.map_id] = mapping
+
     def _gather(self, records: Records, name: str) -> dict[str, _Array]:
         if name in self._kinds:
             return gather(records, *self._kinds[name])
@@ -108,15 +114,19 @@ class Decoder:
     def _accesses(self, cpu: int, records: Records, said: list[bytes]) -> dict[str, _Array]:
         rows = self._gather(records, "mmiotrace_rw")
         record, where = rows["record"], rows["where"]
-        kind = _KIND[record["opcode"]]
+        kind, width, value = _KIND[record["opcode"]], record["width"], record["value"]
         unknown = kind == layout.UNKNOWN
-        width = np.where(unknown, 0, record["width"])
+        saying: _Array | int = 0
+        flags: _Array | int = 0
+        if unknown.any():
+            opcodes: list[bytes | None] = [
+                (opcode & 0xFFFFFF).to_bytes(_OPCODE_BYTES, "big") for opcode in value[unknown].tolist()
+            ]
+            saying = np.zeros(len(kind), np.int32)
+            saying[unknown] = _say(opcodes, said)
+            width, value = np.where(unknown, 0, width), np.where(unknown, 0, value)
+            flags = np.where(unknown, _NOT_SAID, 0)
         map_id = record["map_id"].astype(np.int32)
-        opcodes: list[bytes | None] = [
-            (opcode & 0xFFFFFF).to_bytes(_OPCODE_BYTES, "big") for opcode in record["value"][unknown].tolist()
-        ]
-        saying = np.zeros(len(kind), np.int32)
-        saying[unknown] = _say(opcodes, said)
         return _columns(
             len(kind),
             position=2 * where + 1,
@@ -125,12 +135,12 @@ class Decoder:
             width=width,
             map_id=map_id,
             offset=record["phys"] - self._bases(map_id),
-            value=np.where(unknown, 0, record["value"] & _MASK[width]),
+            value=value & _MASK[width],
             said=saying,
             pc=record["pc"],
             tid=record["common_pid"],
             cpu=cpu,
-            flags=np.where(unknown, _NOT_SAID, 0),
+            flags=flags,
         )
 
     def _bases(self, map_id: _Array) -> _Array:
@@ -262,7 +272,8 @@ def gather(records: Records, event: Event, dtype: np.dtype[Any]) -> dict[str, _A
     start = records.start[where] // _WORD
     number = words[start + kind.offset // _WORD] >> np.uint32(8 * (kind.offset % _WORD))
     same = number & np.uint32((1 << 8 * kind.size) - 1) == event.id
-    where, start = where[same], start[same]
+    if not same.all():
+        where, start = where[same], start[same]
     # Any word may be the first of a record; copying whole records is much faster than field by field.
     room = max(len(words) - dtype.itemsize // _WORD + 1, 0)
     anywhere: _Array = np.ndarray((room,), f"V{dtype.itemsize}", records.data, strides=(_WORD,))
@@ -308,20 +319,23 @@ def _say(words: Sequence[bytes | None], said: list[bytes]) -> _Array:
 def _table(columns: dict[str, _Array], said: list[bytes]) -> pa.Table:
     rows = len(columns["kind"])
     tid = numbers(columns["tid"])
-    unknown = columns["kind"] == layout.UNKNOWN
     arrays: dict[str, Any] = {
         name: numbers(columns[name]) for name in ("time_ns", "width", "map_id", "offset", "value", "pc", "cpu")
     }
     arrays |= {
         "duration_ns": pa.nulls(rows, pa.uint32()),
         "kind": pa.DictionaryArray.from_arrays(numbers(_CODE[columns["kind"]]), _WORDS).cast(KIND_TYPE),
-        "data": _words(columns["said"] * unknown, said, pa.binary()),
+        "data": pa.nulls(rows, pa.binary()),
         # The kernel's records name the thread only.
         "pid": tid,
         "tid": tid,
         "flags": numbers(columns["flags"]),
-        "text": _words(columns["said"] * ~unknown, said, pa.string()),
+        "text": pa.nulls(rows, pa.string()),
     }
+    if said:
+        unknown = columns["kind"] == layout.UNKNOWN
+        arrays["data"] = _words(columns["said"] * unknown, said, pa.binary())
+        arrays["text"] = _words(columns["said"] * ~unknown, said, pa.string())
     return pa.table([arrays[name] for name in EVENTS.names], schema=EVENTS)
 
 

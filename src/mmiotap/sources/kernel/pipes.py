@@ -2,19 +2,20 @@
 
 import os
 import re
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
 
+from mmiotap.formats import mmiotrace
 from mmiotap.formats.ftrace.events import NAMES, Decoder
 from mmiotap.formats.ftrace.fields import Formats
-from mmiotap.formats.mmiotrace import Reader
 from mmiotap.formats.pci import PciDevice
+from mmiotap.sources.kernel.spool import FOLDER, Reader, Spool
 from mmiotap.sources.kernel.tracefs import Tracefs
 from mmiotap.trace.model import Mapping
 
-#: Bytes of one CPU that are read at a time, at most.
 _AT_A_TIME = 16 << 20
 _TEXT_AT_A_TIME = 1 << 16
 #: The sum of losses that stand in their places, too.
@@ -28,8 +29,24 @@ class Pipe(Protocol):
     def mappings(self) -> list[Mapping]:
         """All that were seen."""
 
+    def emptying(self, folder: Path) -> AbstractContextManager[None]:
+        """Meanwhile the kernel's buffers are emptied, if that does not need to wait for :meth:`read`.
+
+        ``folder`` is that of a running trace.
+        """
+
+    def empty(self) -> None:
+        """Have all out of the kernel's buffers that is in there."""
+
     def read(self) -> pa.Table | None:
         """What there is; None if all has been read."""
+
+    @property
+    def sealed(self) -> dict[int, int]:
+        """What the footer says of a part that has all that was read."""
+
+    def written(self) -> None:
+        """All that was read is in parts."""
 
     def close(self) -> None: ...
 
@@ -41,44 +58,53 @@ class Pages:
     """
 
     def __init__(self, tracefs: Tracefs, devices: list[PciDevice]) -> None:
-        self._decoder = Decoder(Formats.read(tracefs.path, NAMES), devices)
+        self._tracefs = tracefs
+        self._reader = Reader(Decoder(Formats.read(tracefs.path, NAMES), devices))
         self._files: dict[int, int] = {}
         try:
             for cpu in tracefs.cpus():
                 self._files[cpu] = _open(tracefs.path / f"per_cpu/cpu{cpu}/trace_pipe_raw")
         except OSError:
-            self.close()
+            self._close_files()
             raise
+        self._spool = Spool(self._files, self._reader.decoder.formats.page.size)
 
     @property
     def mappings(self) -> list[Mapping]:
-        return self._decoder.mappings
+        return self._reader.decoder.mappings
+
+    def emptying(self, folder: Path) -> AbstractContextManager[None]:
+        return self._spool.moving(folder / FOLDER, self._tracefs.path)
+
+    def empty(self) -> None:
+        while self._spool.move():
+            pass
 
     def read(self) -> pa.Table | None:
-        found = {cpu: self._pages(file) for cpu, file in self._files.items()}
-        parts = [(cpu, data) for cpu, data in found.items() if data]
-        return self._decoder.table(parts, "trace_pipe_raw") if parts else None
+        taken = self._spool.take()
+        return self._reader.read(taken, "trace_pipe_raw") if taken else None
+
+    @property
+    def sealed(self) -> dict[int, int]:
+        return self._reader.sealed
+
+    def written(self) -> None:
+        self._reader.written()
 
     def close(self) -> None:
+        self._spool.close()
+        self._close_files()
+
+    def _close_files(self) -> None:
         for file in self._files.values():
             os.close(file)
-
-    def _pages(self, file: int) -> bytes:
-        size = self._decoder.formats.page.size
-        pages = []
-        for _ in range(_AT_A_TIME // size):
-            page = _read(file, size)
-            if not page:
-                break
-            pages.append(page)
-        return b"".join(pages)
 
 
 class Text:
     """``trace_pipe``: microseconds, no CPU and no task."""
 
     def __init__(self, tracefs: Tracefs, devices: list[PciDevice]) -> None:
-        self._reader = Reader("trace_pipe", devices=list(devices))
+        self._reader = mmiotrace.Reader("trace_pipe", devices=list(devices))
         self._file = _open(tracefs.path / "trace_pipe")
         self._rest = b""
 
@@ -93,6 +119,19 @@ class Text:
         whole, newline, self._rest = b"".join(pieces).rpartition(b"\n")
         text = _SUM_OF_LOSSES.sub(b"", whole + newline)
         return self._reader.table(text) if text else None
+
+    def emptying(self, folder: Path) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def empty(self) -> None:
+        """Reading does."""
+
+    @property
+    def sealed(self) -> dict[int, int]:
+        return {}
+
+    def written(self) -> None:
+        """Nothing was kept."""
 
     def close(self) -> None:
         os.close(self._file)

@@ -64,14 +64,16 @@ class KernelTrace:
         folder.live.mkdir(mode=0o700)
         server = control.Server(folder.control, self._answer)
         try:
-            yield
+            with self._pipe.emptying(folder.live):
+                yield
         finally:
             server.close()
             folder.control.unlink()
-            folder.live.rmdir()
+            with suppress(OSError):  # pages that were not decoded stay
+                folder.live.rmdir()
 
     def read(self) -> bool:
-        """Take what the kernel has. False: there was nothing."""
+        """Make events of what the kernel said. False: there was nothing."""
         table = self._pipe.read()
         if table is not None:
             self._note(table)
@@ -84,6 +86,7 @@ class KernelTrace:
     def drain(self) -> None:
         """Stop the kernel, and take all that it has."""
         self._tracefs.write("tracing_on", "0")
+        self._pipe.empty()
         while self.read():
             pass
         # What it lost in places that it did not count, or did not name.
@@ -136,17 +139,19 @@ class KernelTrace:
         tables, self._waiting, self._since = self._waiting, [], time.monotonic()
         if not tables:
             return
+        sealed = self._pipe.sealed
         new = self._pipe.mappings[self._mappings :]
         self._mappings += len(new)
         table = pa.concat_tables(tables)
         if self._trouble is None:
             try:
                 self._writer.add_mappings(new)
-                self._writer.append(table)
-                return
+                self._writer.append(table, sealed)
             except DiskError as error:
                 self._trouble = str(error)
-        self.lost += table.num_rows
+        if self._trouble is not None:
+            self.lost += table.num_rows
+        self._pipe.written()
 
     def _answer(self, request: control.Request) -> control.Reply:
         """Runs in the server's thread; touches the kernel's files only."""
