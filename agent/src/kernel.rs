@@ -3,6 +3,7 @@
 //! To the kernel a front is memory without rights. It is given the alias in its place ([`split`], [`reach`]), and what it did there is
 //! written down when the call has come back ([`Call::end`]), for only the result says how much that was.
 
+use core::mem::MaybeUninit;
 use core::slice;
 
 use libc::iovec;
@@ -173,14 +174,37 @@ fn write(thread: &mut Thread, mut row: Row, at: usize) {
 
 /// Copies memory of our own by the kernel, which refuses what is no memory (VM_IO, VM_PFNMAP: mm/gup.c, check_vma_flags).
 fn look(at: usize, data: &mut [u8]) -> bool {
-    let (here, there) = (
-        iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() },
-        iovec { iov_base: at as *mut _, iov_len: data.len() },
-    );
-    let (here, there) = (&raw const here as usize, &raw const there as usize);
     // SAFETY: the kernel writes to `data` only.
-    let copied = unsafe { sys::syscall6(libc::SYS_process_vm_readv, sys::getpid() as usize, here, 1, there, 1, 0) };
-    copied == data.len() as isize
+    unsafe { copied(libc::SYS_process_vm_readv, data.as_mut_ptr() as usize, at, data.len()) }
+}
+
+unsafe fn copied(number: libc::c_long, here: usize, there: usize, length: usize) -> bool {
+    let [here, there] = [here, there].map(|start| iovec { iov_base: start as *mut _, iov_len: length });
+    let (here, there) = (&raw const here as usize, &raw const there as usize);
+    // SAFETY: the caller's promise.
+    let copied = unsafe { sys::syscall6(number, sys::getpid() as usize, here, 1, there, 1, 0) };
+    copied == length as isize
+}
+
+/// A structure of numbers that the program has given us by its address: None if it is not there, Some(None) if it gave none.
+pub fn get<T>(from: usize) -> Option<Option<T>> {
+    if from == 0 {
+        return Some(None);
+    }
+    let mut found = MaybeUninit::<T>::uninit();
+    // SAFETY: it is numbers, and filled in where it is looked at.
+    unsafe {
+        let here = found.as_mut_ptr() as usize;
+        copied(libc::SYS_process_vm_readv, here, reach(from, size_of::<T>()), size_of::<T>())
+            .then(|| Some(found.assume_init()))
+    }
+}
+
+/// Writes one to where the program has asked for it. False: it cannot be written there.
+pub fn put<T>(to: usize, value: &T) -> bool {
+    let here = &raw const *value as usize;
+    // SAFETY: the program has said that it is to be written there.
+    unsafe { copied(libc::SYS_process_vm_writev, here, reach(to, size_of::<T>()), size_of::<T>()) }
 }
 
 /// With asynchronous signals blocked, if there is a recording that wants to know.

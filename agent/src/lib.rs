@@ -86,6 +86,7 @@ fn prepare() {
 
 extern "C" fn constructor() {
     interpose::calls::prepare();
+    interpose::raw::prepare();
     start();
 }
 

@@ -112,11 +112,20 @@ pub fn uninstall() {
     }
 }
 
-fn kernel_action(signal: c_int, new: Option<&Action>, old: Option<&mut Action>) {
+fn kernel_action(signal: c_int, new: Option<&Action>, old: Option<&mut Action>) -> isize {
     let new = new.map_or(0, |action| &raw const *action as usize);
     let old = old.map_or(0, |action| &raw mut *action as usize);
     // SAFETY: both are null or ours; 8 is the kernel's size of a signal set.
-    unsafe { sys::syscall6(libc::SYS_rt_sigaction, signal as usize, new, old, 8, 0, 0) };
+    unsafe { sys::syscall6(libc::SYS_rt_sigaction, signal as usize, new, old, 8, 0, 0) }
+}
+
+/// Changes the kernel's action for any signal, if there is a new one. Returns the one before, or the kernel's error.
+pub fn exchange_action(signal: c_int, new: Option<&Action>) -> Result<Action, isize> {
+    let mut before = Action::DEFAULT;
+    match kernel_action(signal, new, Some(&mut before)) {
+        0 => Ok(before),
+        error => Err(error),
+    }
 }
 
 /// The kernel's action for any signal.

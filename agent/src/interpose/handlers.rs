@@ -81,6 +81,31 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Sigaction, old: *m
     }
 }
 
+/// The same with the kernel's structure. Returns what was set before, or the kernel's error.
+pub fn kernel_action(signal: c_int, new: Option<&Action>) -> Result<Action, isize> {
+    if is_ours(signal) {
+        let _table = region::lock();
+        if signals::is_installed() {
+            return Ok(signals::program_action(signal, new.copied()));
+        }
+        return signals::exchange_action(signal, new);
+    }
+    if !(1..=64).contains(&signal) {
+        return signals::exchange_action(signal, new);
+    }
+    let (before, own) = (stripped(signal), wrapped::own(signal));
+    let passed = new.map(|new| {
+        let (handler, flags) = wrapped::wrap(signal, new.handler, new.flags as c_int);
+        Action { handler, flags: flags as u32 as u64, mask: new.mask & !OURS, ..*new }
+    });
+    let old = signals::exchange_action(signal, passed.as_ref())?;
+    if let Some(new) = new {
+        set_stripped(signal, new.mask);
+    }
+    let (handler, flags) = wrapped::unwrap(own, old.handler, old.flags as c_int);
+    Ok(Action { handler, flags: flags as u32 as u64, mask: old.mask | before, ..old })
+}
+
 /// The signals of which libc makes its own use, SIGCANCEL and SIGSETXID: programs cannot set them.
 const INTERNAL: [c_int; 2] = [32, 33];
 

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use libc::{Elf64_Phdr, Elf64_Sym, PT_DYNAMIC, PT_LOAD, dl_phdr_info, size_t};
 
-use super::{calls, handlers, mapping, masks};
+use super::{calls, handlers, mapping, masks, raw};
 use crate::maps;
 use crate::patch::frames;
 use crate::region::{self, Guard};
@@ -140,6 +140,7 @@ fn functions() -> Vec<Function> {
         (c"epoll_pwait", masks::epoll_pwait as *const ()),
         (c"epoll_pwait2", masks::epoll_pwait2 as *const ()),
         (c"dlopen", mmiotap_dlopen as *const ()),
+        (raw::NAME, raw::syscall as *const ()),
     ];
     let buffers = calls::FUNCTIONS.iter().map(|&(name, ours)| (name, ours as *const ()));
     let mut functions: Vec<Function> = Vec::new();

@@ -6,9 +6,9 @@ use core::mem::{MaybeUninit, transmute};
 use libc::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec};
 
 use super::Real;
-use crate::arena;
 use crate::signals::OURS;
 use crate::thread::masked;
+use crate::{arena, sys};
 
 /// The kernel's part of a libc signal set: its first eight bytes.
 pub fn kernel_set(set: &sigset_t) -> u64 {
@@ -43,23 +43,43 @@ unsafe fn change(real: &Real, how: c_int, new: *const sigset_t, old: *mut sigset
         }
         let ret = real(how, passed, old);
         if ret == 0 {
-            let masked = masked();
-            let before = masked.all();
-            match wanted.map(|wanted| wanted & OURS) {
-                Some(bits) if how == SIG_BLOCK => masked.asked |= bits,
-                Some(bits) if how == SIG_UNBLOCK => {
-                    masked.asked &= !bits;
-                    masked.handling &= !bits;
-                }
-                Some(bits) if how == SIG_SETMASK => (masked.asked, masked.handling) = (bits, 0),
-                _ => {}
-            }
+            let before = note(how, wanted);
             if let Some(old) = old.as_mut() {
                 set_kernel_set(old, kernel_set(old) & !OURS | before);
             }
         }
         ret
     }
+}
+
+/// The thread has asked for this change. Returns which of our signals it believed to be blocked before.
+fn note(how: c_int, wanted: Option<u64>) -> u64 {
+    let masked = masked();
+    let before = masked.all();
+    match wanted.map(|wanted| wanted & OURS) {
+        Some(bits) if how == SIG_BLOCK => masked.asked |= bits,
+        Some(bits) if how == SIG_UNBLOCK => {
+            masked.asked &= !bits;
+            masked.handling &= !bits;
+        }
+        Some(bits) if how == SIG_SETMASK => (masked.asked, masked.handling) = (bits, 0),
+        _ => {}
+    }
+    before
+}
+
+/// The system call itself. Returns the mask before, as the program believes in it, or the kernel's error.
+pub fn kernel_mask(how: c_int, new: Option<&u64>) -> Result<u64, isize> {
+    let (mut old, passed) = (0u64, new.map(|new| new & !OURS));
+    let pointer = passed.as_ref().map_or(0, |passed| &raw const *passed as usize);
+    // SAFETY: both are null or ours; 8 is the kernel's size of a signal set.
+    let ret = unsafe {
+        sys::syscall6(libc::SYS_rt_sigprocmask, how as usize, pointer, &raw mut old as usize, size_of::<u64>(), 0, 0)
+    };
+    if ret != 0 {
+        return Err(ret);
+    }
+    Ok(old & !OURS | note(how, new.copied()))
 }
 
 /// # Safety

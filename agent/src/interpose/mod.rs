@@ -7,6 +7,7 @@ pub mod handlers;
 pub mod late;
 pub mod mapping;
 pub mod masks;
+pub mod raw;
 
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};

@@ -1,0 +1,92 @@
+//! syscall(2): those of the system calls made by it that we stand in front of elsewhere. The kernel's own structures and masks are its
+//! arguments, and no other.
+
+use core::ffi::{CStr, c_int, c_long};
+use core::mem::transmute;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use super::{answer, handlers, mapping, masks};
+use crate::signals::Action;
+use crate::{arena, kernel, sys};
+
+/// It has one argument more, on the stack, where each of these finds it that is jumped to.
+type Syscall = unsafe extern "C" fn(c_long, usize, usize, usize, usize, usize) -> isize;
+
+pub const NAME: &CStr = c"syscall";
+
+/// libc's function, once it is looked up. Until then what asks the kernel as that one does.
+static REAL: AtomicPtr<()> = AtomicPtr::new(directly as *mut ());
+
+pub fn prepare() {
+    // SAFETY: the name is NUL-terminated.
+    let found = unsafe { libc::dlsym(libc::RTLD_NEXT, NAME.as_ptr()) };
+    if !found.is_null() {
+        REAL.store(found.cast(), Ordering::Relaxed);
+    }
+}
+
+unsafe extern "C" fn directly(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
+    // SAFETY: the caller's promise.
+    answer(unsafe { sys::syscall6(number, a, b, c, d, e, f) })
+}
+
+/// # Safety
+/// As the system call with this number.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> isize {
+    // SAFETY: the caller's promise. It is a jump: what returns twice, or on another stack, does so from libc.
+    unsafe {
+        let to: Syscall = match number {
+            libc::SYS_mmap
+            | libc::SYS_munmap
+            | libc::SYS_mremap
+            | libc::SYS_mprotect
+            | libc::SYS_rt_sigaction
+            | libc::SYS_rt_sigprocmask => transmute(ours as *const ()),
+            _ => transmute(REAL.load(Ordering::Relaxed)),
+        };
+        to(number, a, b, c, d, e)
+    }
+}
+
+unsafe extern "C" fn ours(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match number {
+            libc::SYS_mmap => mapping::mmap(a as *mut _, b, c as c_int, d as c_int, e as c_int, f as i64) as isize,
+            libc::SYS_munmap => mapping::munmap(a as *mut _, b) as isize,
+            libc::SYS_mremap => mapping::mremap(a as *mut _, b, c, d as c_int, e as *mut _) as isize,
+            libc::SYS_mprotect => mapping::mprotect(a as *mut _, b, c as c_int) as isize,
+            _ => answer(signals(number, a, b, c, d)),
+        }
+    }
+}
+
+/// The kernel's size of a signal set.
+const SET: usize = size_of::<u64>();
+
+/// rt_sigaction and rt_sigprocmask. What they are given may not be there: the kernel says so then.
+unsafe fn signals(number: c_long, a: usize, new: usize, old: usize, size: usize) -> isize {
+    crate::start();
+    let is_action = number == libc::SYS_rt_sigaction;
+    if arena::base() == 0 || size != SET {
+        // SAFETY: the caller's promise.
+        return unsafe { sys::syscall6(number, a, new, old, size, 0, 0) };
+    }
+    if is_action {
+        exchange(old, kernel::get::<Action>(new), |new| handlers::kernel_action(a as c_int, new))
+    } else {
+        exchange(old, kernel::get::<u64>(new), |new| masks::kernel_mask(a as c_int, new))
+    }
+}
+
+/// The change, and what was there before to where the program wants it.
+fn exchange<T>(old: usize, new: Option<Option<T>>, change: impl FnOnce(Option<&T>) -> Result<T, isize>) -> isize {
+    const NOT_THERE: isize = -(libc::EFAULT as isize);
+    let Some(new) = new else { return NOT_THERE };
+    match change(new.as_ref()) {
+        Err(error) => error,
+        Ok(before) if old != 0 && !kernel::put(old, &before) => NOT_THERE,
+        Ok(_) => 0,
+    }
+}
