@@ -30,14 +30,12 @@ def test_they_are_seen(form: str, run: Run, mmiotap: Run, compile_c: Compile, tm
     assert (traced.status, traced.stdout) == (0, plain.stdout), traced.stderr
     trace = open_trace(tmp_path / "trace")
     assert trace.lost == 0
-    assert [(one.file_offset, one.length, one.prot) for one in trace.mappings] == [
-        (PAGE, 2 * PAGE, "rw"),
-        (PAGE, PAGE, "r"),
-    ]
+    made = [(one.file_offset, one.length, one.prot) for one in trace.mappings]
+    assert made == [(PAGE, 2 * PAGE, "rw"), (PAGE, PAGE, "r")]
     events = trace.events().to_pylist()
     written = [(event["offset"] // 4, event["value"]) for event in events if event["kind"] == "write"]
     start, offsets = 0x11111111, [at for at, _ in written]
-    # The loop, the faults of which each handler touches the device, and the alarm that comes with all signals blocked before.
+    # The loop; the faults, whose handler touches the device; the alarm, with all signals blocked before; the child.
     assert written[:4] == [(1, start), (2, start + 1), (3, start + 2), (4, start + 3)]
     assert offsets[40:] == [20, 4, 20, 4, 20, 4, 5, 21, 6, 7]
     assert len({event["pid"] for event in events}) == 2

@@ -42,8 +42,8 @@ pub unsafe extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d
             | libc::SYS_mremap
             | libc::SYS_mprotect
             | libc::SYS_rt_sigaction
-            | libc::SYS_rt_sigprocmask => transmute(ours as *const ()),
-            _ => transmute(REAL.load(Ordering::Relaxed)),
+            | libc::SYS_rt_sigprocmask => transmute::<*const (), Syscall>(ours as *const ()),
+            _ => transmute::<*mut (), Syscall>(REAL.load(Ordering::Relaxed)),
         };
         to(number, a, b, c, d, e)
     }
