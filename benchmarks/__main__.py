@@ -5,7 +5,7 @@ import sys
 
 NAMES = (
     "trap", "patched", "punned", "untouched", "race", "observe", "hooks", "store", "startup", "import_logs",
-    "others", "outside", "show", "report", "decode", "guest", "kernel",
+    "others", "outside", "show", "report", "diff", "decode", "guest", "kernel",
 )  # fmt: skip
 
 

@@ -29,9 +29,9 @@ THREAD = ("pid", "tid")
 class Accesses:
     """Reads, writes and accesses of unknown direction. All columns have 64 bits.
 
-    :ivar rows: ``time_ns, way, width, map_id, offset, value`` (0 where it is not known; the low 8 bytes of a wider
-        one), ``known`` (1: the value is), ``duration_ns`` (−1: not known), ``pc, pid, tid``; as the table has them,
-        which is the order of time.
+    :ivar rows: ``row``, its number in the table; ``time_ns, way, width, map_id, offset``; ``value`` (0 where it is not
+        known; the low 8 bytes of a wider one), ``known`` (1: the value is); ``duration_ns`` (−1: not known); ``pc, pid,
+        tid``. In the order of the table, which is that of time.
     """
 
     rows: Rows
@@ -41,10 +41,12 @@ class Accesses:
         """Those of a table with :data:`COLUMNS`, and maybe others."""
         way: Any = pc.index_in(table["kind"].cast(pa.string()), pa.array(ACCESSES))
         access = pc.is_valid(way)
+        row = np.arange(table.num_rows)
         if not pc.all(access).as_py():
             table, way = table.filter(access), way.filter(access)
+            row = np.flatnonzero(access.to_numpy())
         known = (table["flags"].to_numpy() & np.uint32(layout.VALUE_UNKNOWN)) == 0
-        rows: Rows = {"way": way.to_numpy().astype(np.int64)}
+        rows: Rows = {"row": row, "way": way.to_numpy().astype(np.int64)}
         known &= rows["way"] != OTHER
         for name in ("time_ns", "width", "map_id", "pid", "tid"):
             rows[name] = table[name].to_numpy().astype(np.int64)

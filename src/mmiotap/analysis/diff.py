@@ -1,8 +1,9 @@
-"""Two traces, access for access: where they first differ, and how they go on from there."""
+"""Two traces laid side by side, as versions of a source file are: what only one of them has, and what is different."""
 
+import difflib
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -10,23 +11,33 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmiotap.analysis import align, filters
+from mmiotap.analysis.align import Block
+from mmiotap.analysis.naming import decoded
 from mmiotap.analysis.select import ACCESSES, map_expression
+from mmiotap.registers.decode import Decoder
 from mmiotap.trace import layout
+from mmiotap.trace.arrays import distinct
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.reader import Trace
-from mmiotap.trace.schema import EVENTS
 
 #: What of an access is compared.
 FIELDS = ("width", "offset", "value")
 
-#: Accesses of each side that are looked through for the place where they agree again.
-WINDOW = 4096
+#: Accesses of each side that are looked through for the place where they agree again: first a few, then all of these.
+NEARBY, WINDOW = 2048, 1 << 16
 
-#: So many accesses must agree for that: first many, for a register that is polled looks alike everywhere.
-_RUNS = (4, 1)
+#: Of a window something follows: what is found far behind in it may be found better in the next one.
+_TRUSTED = 3 / 4
+
+_NUMBER = "number"
 
 _Ints = npt.NDArray[np.uint64]
 _Spaces = npt.NDArray[np.int64]
+_Bools = npt.NDArray[np.bool_]
+
+#: Says of a table of events which of them have a value that is not compared.
+Blind = Callable[[pa.Table], _Bools]
 
 
 @dataclass(frozen=True)
@@ -42,57 +53,111 @@ class Hunk:
     meets: bool  #: False: they do not agree again within the window, and were not compared further
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Rows:
+    """Accesses, column by column."""
+
+    number: _Spaces  #: in the trace, from 0
+    kind: _Ints
+    width: _Ints
+    place: _Ints
+    value: _Ints
+    unknown: _Bools  #: the value
+    blind: _Bools  #: the value is not compared
+    space: _Spaces
+
+    def cut(self, begin: int, end: int) -> "_Rows":
+        return _Rows(*(getattr(self, one.name)[begin:end] for one in fields(self)))
+
+    def and_then(self, more: "_Rows") -> "_Rows":
+        return _Rows(*(np.concatenate([getattr(self, one.name), getattr(more, one.name)]) for one in fields(self)))
+
+
 class _Side:
-    """The accesses of one trace, a table at a time."""
+    """The accesses of one trace, some at a time."""
 
-    trace: Trace
-    columns: Sequence[str]
-    maps: Sequence[str]
-    option: str  #: that chooses ``maps``
-    physical: bool
-    taken: int = 0  #: accesses that were compared
-    spaces: dict[object, int] = field(default_factory=dict)  #: see :meth:`_places`
-    _space_of: dict[int, int] = field(default_factory=dict)
-    _base_of: dict[int, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        columns: Sequence[str],
+        maps: Sequence[str],
+        option: str,
+        physical: bool,
+        blind: Blind | None,
+        simplify: Callable[[Iterable[pa.Table]], Iterable[pa.Table]] | None,
+    ) -> None:
+        """``option``: that chooses ``maps``."""
         where = pc.field("kind").isin(list(ACCESSES))
-        if self.maps:
-            where &= map_expression(self.maps, self.trace.mappings, self.option)
-        self._known = {mapping.map_id: mapping for mapping in self.trace.mappings}
-        self._bars = _bars(self.trace)
-        self._tables = self.trace.batches(self.columns, where)
-        self._head: pa.Table | None = next(self._tables, None)
+        if maps:
+            where &= map_expression(maps, trace.mappings, option)
+        self.trace = trace
+        self.columns = columns
+        self.passed = 0  #: accesses that were compared
+        self.spaces: dict[object, int] = {}  #: see :meth:`_places`
+        self._physical = physical
+        self._blind = blind
+        self._known = {mapping.map_id: mapping for mapping in trace.mappings}
+        self._bars = _bars(trace)
+        self._space_of: dict[int, int] = {}
+        self._base_of: dict[int, int] = {}
+        self._total = 0
+        tables = self._numbered(trace.batches(trace.schema.names if blind else columns, where))
+        self._tables = iter(tables if simplify is None else simplify(tables))
+        self._table = self._some(())
+        self._rows = self._rows_of(self._table)
 
-    def head(self, rows: int = 1) -> pa.Table | None:
-        """What comes next, at least ``rows`` accesses if there are so many; None at the end."""
-        while self._head is not None and self._head.num_rows < rows:
-            more = next(self._tables, None)
-            if more is None:
-                break
-            self._head = pa.concat_tables([self._head, more])
-        return self._head if self._head is not None and self._head.num_rows else None
+    @property
+    def number(self) -> int:
+        """Of the next access in the trace, from 0."""
+        return int(self._rows.number[0]) if self.waits(1) else self._total
+
+    def waits(self, rows: int) -> int:
+        """How many accesses there are next, at least so many if there are."""
+        while len(self._rows.number) < rows and (more := next(self._tables, None)) is not None:
+            self._table = self._some([self._table, more])
+            self._rows = self._rows.and_then(self._rows_of(more))
+        return len(self._rows.number)
+
+    def rows(self, begin: int, end: int) -> _Rows:
+        """What is compared of these of the next accesses."""
+        return self._rows.cut(begin, end)
+
+    def table(self, begin: int, end: int) -> pa.Table:
+        """The same as events."""
+        return self._table.slice(begin, end - begin)
 
     def take(self, rows: int) -> None:
-        assert self._head is not None
-        self.taken += rows
-        self._head = self._head.slice(rows)
-        if not self._head.num_rows:
-            self._head = next(self._tables, None)
+        self.passed += rows
+        self._table = self._table.slice(rows)
+        self._rows = self._rows.cut(rows, len(self._rows.number))
 
-    def rows(self, table: pa.Table) -> "_Rows":
-        """What is compared of these accesses."""
+    def _some(self, tables: Sequence[pa.Table]) -> pa.Table:
+        names = self.trace.schema.names if self._blind else self.columns
+        schema = pa.schema([self.trace.schema.field(name) for name in names])
+        return (
+            pa.concat_tables(tables)
+            if tables
+            else schema.empty_table().append_column(_NUMBER, pa.array([], pa.int64()))
+        )
+
+    def _numbered(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        for table in tables:
+            number = np.arange(self._total, self._total + table.num_rows)
+            self._total += table.num_rows
+            yield table.append_column(_NUMBER, pa.array(number, pa.int64()))
+
+    def _rows_of(self, table: pa.Table) -> _Rows:
         index = pc.index_in(table["kind"].cast(pa.string()), pa.array(ACCESSES))
-        width = table["width"].to_numpy().astype(np.uint64)
         spaces, bases = self._places(table["map_id"].to_numpy())
+        unknown = (table["flags"].to_numpy() & layout.VALUE_UNKNOWN) != 0
         return _Rows(
+            number=table[_NUMBER].to_numpy(),
             kind=index.to_numpy().astype(np.uint64),
-            width=width,
+            width=table["width"].to_numpy().astype(np.uint64),
             place=table["offset"].to_numpy() + bases,
             value=table["value"].to_numpy(),
-            unknown=(table["flags"].to_numpy() & layout.VALUE_UNKNOWN) != 0,
-            wide=table["data"].combine_chunks() if (width > 8).any() else None,
+            unknown=unknown,
+            blind=unknown | self._blind(table) if self._blind else unknown,
             space=spaces,
         )
 
@@ -113,7 +178,7 @@ class _Side:
 
     def _place(self, map_id: int) -> tuple[object, int]:
         mapping = self._known.get(map_id)
-        if self.physical:
+        if self._physical:
             if mapping is None or mapping.physical is None:
                 name = f"mapping {map_id}" if mapping is None else mapping.path
                 raise MmiotapError(
@@ -130,17 +195,73 @@ class _Side:
         return (mapping.device, mapping.bar), base
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Accesses, column by column."""
+def ignoring(texts: Sequence[str], trace: Trace, decoder: Callable[[], Decoder | None]) -> Blind:
+    """Of which events of a trace one of these filters is true. Raises FilterError."""
+    compiled = [filters.compiled(text, trace, decoder) for text in texts]
 
-    kind: _Ints
-    width: _Ints
-    place: _Ints
-    value: _Ints
-    unknown: npt.NDArray[np.bool_]
-    wide: Any  #: an Arrow array of values of more than 8 bytes; None: there are none
-    space: _Spaces
+    def blind(table: pa.Table) -> _Bools:
+        found = np.zeros(table.num_rows, np.bool_)
+        numbered = table.append_column("_row", pa.array(np.arange(table.num_rows)))
+        for one in compiled:
+            chosen = numbered if one.where is None else numbered.filter(one.where)
+            found[one.keep(chosen)["_row"].to_numpy()] = True
+        return found
+
+    return blind
+
+
+def pairs(hunk: Hunk, most: int) -> list[tuple[int | None, int | None]]:
+    """The accesses of a hunk, at most so many of each side, laid side by side.
+
+    Beside each other stand accesses of one kind to the same place, which have different values; None is beside what
+    has no partner.
+    """
+    a, b = (
+        list(zip(*(table[name].to_pylist()[:most] for name in ("kind", "width", "offset")), strict=True))
+        for table in (hunk.a, hunk.b)
+    )
+    found: list[tuple[int | None, int | None]] = []
+    for what, begin_a, end_a, begin_b, end_b in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if what == "equal":
+            found += zip(range(begin_a, end_a), range(begin_b, end_b), strict=True)
+        else:
+            found += [(at, None) for at in range(begin_a, end_a)]
+            found += [(None, at) for at in range(begin_b, end_b)]
+    return found
+
+
+@dataclass(frozen=True)
+class Change:
+    """Two accesses that stand beside each other and have different values.
+
+    :ivar at_a: its row in :attr:`Hunk.a`; ``at_b`` that in :attr:`Hunk.b`.
+    :ivar ones: bits that only the second has; ``zeros``: that only the first has; and the names of their fields.
+    """
+
+    at_a: int
+    at_b: int
+    offset: int
+    register: str | None
+    ones: int
+    zeros: int
+    ones_fields: str | None
+    zeros_fields: str | None
+
+
+def changes(hunk: Hunk, beside: Sequence[tuple[int | None, int | None]], decoder: Decoder | None) -> list[Change]:
+    """Of accesses that stand beside each other (:func:`pairs`), those whose values are known and differ."""
+    at_a, at_b = (np.array([pair[side] for pair in beside if None not in pair], np.int64) for side in (0, 1))
+    a, b = hunk.a.take(at_a), hunk.b.take(at_b)
+    one, other = a["value"].to_numpy(), b["value"].to_numpy()
+    known = ((a["flags"].to_numpy() | b["flags"].to_numpy()) & layout.VALUE_UNKNOWN) == 0
+    which = np.flatnonzero(known & (one != other))
+    a, at_a, at_b, one, other = a.take(which), at_a[which], at_b[which], one[which], other[which]
+    ones, zeros = other & ~one, one & ~other
+    place = (a["kind"].cast(pa.string()), a["map_id"], a["offset"], a["width"])
+    set_, cleared = (decoded(decoder, *place, pa.array(bits)) for bits in (ones, zeros))
+    names = (set_.register, pa.array(ones), pa.array(zeros), set_.fields, cleared.fields)
+    columns = (pa.array(at_a), pa.array(at_b), a["offset"], *names)
+    return [Change(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
 
 
 class Diff:
@@ -163,44 +284,52 @@ class Diff:
         maps_a: Sequence[str] = (),
         maps_b: Sequence[str] = (),
         ignore: Collection[str] = (),
+        blind: tuple[Blind, Blind] | None = None,
         physical: bool = False,
         context: int = 3,
+        simplify: Callable[[Iterable[pa.Table]], Iterable[pa.Table]] | None = None,
     ) -> None:
-        """``columns`` must hold those that are compared; ``ignore`` is some of :data:`FIELDS`."""
-        self._a = _Side(a, columns, maps_a, "--map-a", physical)
-        self._b = _Side(b, columns, maps_b, "--map-b", physical)
+        """``columns`` must hold those that are compared; ``ignore`` is some of :data:`FIELDS`.
+
+        ``blind`` says of events of the one and the other trace whether their values are compared. ``simplify`` makes
+        of the events of each trace those that are compared (:func:`mmiotap.analysis.folding.without_polls`).
+        """
+        of_a, of_b = blind or (None, None)
+        self._a = _Side(a, columns, maps_a, "--map-a", physical, of_a, simplify)
+        self._b = _Side(b, columns, maps_b, "--map-b", physical, of_b, simplify)
         self._ignore = frozenset(ignore)
         self._context = context
         self._b_of: dict[int, int] = {}
         self._a_of: dict[int, int] = {}
         self._before: deque[pa.Table] = deque()
+        self._ahead: deque[Block] = deque()  #: what is the same further on, by the accesses that were compared
         self.agreeing = 0  #: accesses that agree
         self.unknown = 0  #: of these, those of which one side does not know the value
 
     def hunks(self) -> Iterator[Hunk]:
         """The places where the traces differ, in order. Compares only as far as is asked for."""
-        while (head_a := self._a.head()) is not None and (head_b := self._b.head()) is not None:
-            rows = min(head_a.num_rows, head_b.num_rows)
-            table = head_a.slice(0, rows)
-            a, b = self._a.rows(table), self._b.rows(head_b.slice(0, rows))
-            same = self._agreeing(a, b)
-            self._pass(table.slice(0, same), a, b)
+        look = NEARBY
+        while (rows := min(self._a.waits(1), self._b.waits(1), look)) > 0:
+            same = self._agreeing(rows)
+            self._pass(same)
+            look = min(4 * look, WINDOW)
             if same < rows:
+                look = NEARBY
                 hunk = self._hunk()
                 yield hunk
                 if not hunk.meets:
                     return
-        if self._a.head() is not None or self._b.head() is not None:
+        if self._a.waits(1) or self._b.waits(1):
             yield self._hunk()
 
-    def _pass(self, table: pa.Table, a: _Rows, b: _Rows) -> None:
-        """These accesses agree."""
-        rows = table.num_rows
+    def _pass(self, rows: int) -> None:
+        """The next accesses agree."""
         if not rows:
             return
         self.agreeing += rows
-        self.unknown += int(np.count_nonzero(a.unknown[:rows] | b.unknown[:rows]))
-        self._before.append(table.slice(max(rows - self._context, 0)))
+        a, b = self._a.rows(0, rows), self._b.rows(0, rows)
+        self.unknown += int(np.count_nonzero(a.unknown | b.unknown))
+        self._before.append(self._a.table(max(rows - self._context, 0), rows))
         while (
             len(self._before) > 1
             and sum(one.num_rows for one in self._before) - self._before[0].num_rows >= self._context
@@ -209,104 +338,113 @@ class Diff:
         self._a.take(rows)
         self._b.take(rows)
 
-    def _agreeing(self, a: _Rows, b: _Rows) -> int:
-        """How many accesses agree from the first one on; their mappings are paired."""
-        agree = a.kind == b.kind
+    def _agreeing(self, rows: int) -> int:
+        """How many of so many accesses agree from the first one on; their mappings are paired."""
+        agree = self._agree(rows)
+        a, b = self._a.rows(0, rows), self._b.rows(0, rows)
+        end = rows if agree.all() else int(np.argmin(agree))
+        pairs = a.space[:end] << 32 | b.space[:end]
+        for place in distinct(pairs)[1].tolist():
+            one, other = int(pairs[place]) >> 32, int(pairs[place]) & 0xFFFFFFFF
+            if self._b_of.setdefault(one, other) != other or self._a_of.setdefault(other, one) != one:
+                return int(place)
+        return end
+
+    def _agree(self, rows: int) -> _Bools:
+        """Whether each of so many accesses does, whatever its mapping."""
+        a, b = self._a.rows(0, rows), self._b.rows(0, rows)
+        agree: _Bools = a.kind == b.kind
         if "width" not in self._ignore:
             agree &= a.width == b.width
         if "offset" not in self._ignore:
             agree &= a.place == b.place
         if "value" not in self._ignore:
-            agree &= _same_values(a, b)
-        end = len(agree) if agree.all() else int(np.argmin(agree))
-        pairs = a.space[:end] << 32 | b.space[:end]
-        distinct, first = np.unique(pairs, return_index=True)
-        for pair, place in sorted(zip(distinct.tolist(), first.tolist(), strict=True), key=lambda one: one[1]):
-            one, other = pair >> 32, pair & 0xFFFFFFFF
-            if self._b_of.setdefault(one, other) != other or self._a_of.setdefault(other, one) != one:
-                return int(place)
-        return end
+            same = a.value == b.value
+            if (a.width > 8).any():
+                data: Any = pc.equal(
+                    self._a.table(0, rows)["data"].combine_chunks(), self._b.table(0, rows)["data"].combine_chunks()
+                )
+                same &= data.fill_null(True).to_numpy(zero_copy_only=False)
+            agree &= same | a.blind | b.blind
+        return agree
 
     def _hunk(self) -> Hunk:
         """What differs from here on, which is passed over."""
-        a, b = self._window(self._a), self._window(self._b)
-        found = self._meeting(a, b)
-        shown_a, shown_b = (a.num_rows, b.num_rows) if found is None else found
-        before = _last(list(self._before), self._context, a.schema)
+        found = self._meeting()
+        window = WINDOW if found is None else 0
+        rows_a, rows_b = found or (min(self._a.waits(window), window), min(self._b.waits(window), window))
+        self._a.waits(rows_a + self._context)
+        schema = self._a.table(0, 0).schema
         hunk = Hunk(
-            number_a=self._a.taken,
-            number_b=self._b.taken,
-            before=before,
-            a=a.slice(0, shown_a),
-            b=b.slice(0, shown_b),
-            after=a.slice(shown_a, self._context) if found else a.slice(0, 0),
+            number_a=self._a.number,
+            number_b=self._b.number,
+            before=_last(list(self._before), self._context, schema),
+            a=self._a.table(0, rows_a),
+            b=self._b.table(0, rows_b),
+            after=self._a.table(rows_a, rows_a + self._context) if found else self._a.table(0, 0),
             meets=found is not None,
         )
         self._before.clear()
-        for side, rows in ((self._a, shown_a), (self._b, shown_b)):
-            if rows:
-                side.take(rows)
+        self._a.take(rows_a)
+        self._b.take(rows_b)
         return hunk
 
-    def _window(self, side: _Side) -> pa.Table:
-        head = side.head(WINDOW)
-        if head is None:
-            return EVENTS.empty_table().select(list(side.columns))
-        return head.slice(0, WINDOW)
+    def _meeting(self) -> tuple[int, int] | None:
+        """How much of each side to pass over so that the accesses behind agree; None if nothing ahead does."""
+        at_a, at_b = self._a.passed, self._b.passed
+        while self._ahead and min(self._ahead[0].at_a - at_a, self._ahead[0].at_b - at_b) <= -self._ahead[0].length:
+            self._ahead.popleft()
+        if not self._ahead:
+            self._ahead.extend(Block(at_a + one.at_a, at_b + one.at_b, one.length) for one in self._blocks())
+            if not self._ahead:
+                return None
+        following = self._ahead[0]
+        over_a, over_b = following.at_a - at_a, following.at_b - at_b
+        if max(over_a, over_b) > 0:
+            return over_a, over_b
+        # They look the same, and yet are different: in what only one side knows, in long values, or in their mapping.
+        rows = min(following.length + over_a, self._a.waits(1), self._b.waits(1))
+        agree = self._agree(rows)
+        count = 1 if agree[0] else rows if not agree.any() else int(np.argmax(agree))
+        return count, count
 
-    def _meeting(self, a: pa.Table, b: pa.Table) -> tuple[int, int] | None:
-        """How much of each window to pass over so that the accesses behind agree; as little as possible in all."""
-        keys_a, keys_b = self._keys(a, b)
-        for run in _RUNS:
-            (runs_a, places_a), (runs_b, places_b) = _runs(keys_a, keys_b, run)
-            _, in_a, in_b = np.intersect1d(runs_a, runs_b, assume_unique=True, return_indices=True)
-            first_a, first_b = places_a[in_a], places_b[in_b]
-            if len(in_a):
-                best = int(np.argmin((first_a + first_b) * 2 * WINDOW + abs(first_a - first_b)))
-                place = int(first_a[best]), int(first_b[best])
-                return place if any(place) else (1, 1)
-        return None
+    def _blocks(self) -> list[Block]:
+        """What is the same of what comes next. Behind the last access of both there is nothing, which is the same."""
+        found: list[Block] = []
+        for window in (min(NEARBY, WINDOW), WINDOW):
+            rows_a, rows_b = min(self._a.waits(window), window), min(self._b.waits(window), window)
+            ends = rows_a < window and rows_b < window
+            keys_a, keys_b = self._keys(rows_a, rows_b)
+            if ends:
+                keys_a, keys_b = np.append(keys_a, -1), np.append(keys_b, -1)
+            found = align.greedy(keys_a, keys_b, whole=ends) if window == NEARBY else align.anchored(keys_a, keys_b)
+            if not ends:
+                edge = _TRUSTED * window
+                found = [one for one in found if max(one.at_a, one.at_b) < edge] or found[:1]
+            if found:
+                break
+        return found
 
-    def _keys(self, a: pa.Table, b: pa.Table) -> tuple[_Spaces, _Spaces]:
-        """Equal numbers for accesses that agree; behind the last access of a trace numbers that agree, too."""
-        rows_a, rows_b = self._a.rows(a), self._b.rows(b)
-        blind = "value" in self._ignore or bool(rows_a.unknown.any() or rows_b.unknown.any())
-        columns = [np.concatenate([rows_a.kind, rows_b.kind])]
+    def _keys(self, rows_a: int, rows_b: int) -> tuple[_Spaces, _Spaces]:
+        """Equal numbers for accesses that agree, as far as numbers can tell."""
+        a, b = self._a.rows(0, rows_a), self._b.rows(0, rows_b)
+        both = a.and_then(b)
+        columns: list[npt.NDArray[Any]] = [both.kind]
         if "width" not in self._ignore:
-            columns.append(np.concatenate([rows_a.width, rows_b.width]))
+            columns.append(both.width)
         if "offset" not in self._ignore:
-            columns.append(np.concatenate([rows_a.place, rows_b.place]))
-        if not blind:
-            columns.append(np.concatenate([rows_a.value, rows_b.value]))
+            columns.append(both.place)
         # A mapping that has no partner yet may belong to any other that has none.
-        spaces_a = [self._b_of.get(space, -1) for space in rows_a.space.tolist()]
-        spaces_b = [space if space in self._a_of else -1 for space in rows_b.space.tolist()]
-        columns.append(np.array(spaces_a + spaces_b, np.int64).astype(np.uint64))
-        numbers = np.unique(np.stack(columns), axis=1, return_inverse=True)[1].reshape(-1).astype(np.int64) + 1
-        end = np.zeros(_RUNS[0], np.int64)
-        keys_a, keys_b = numbers[: a.num_rows], numbers[a.num_rows :]
-        if a.num_rows < WINDOW and b.num_rows < WINDOW:
-            return np.concatenate([keys_a, end]), np.concatenate([keys_b, end])
-        return keys_a, keys_b
-
-
-def _same_values(a: _Rows, b: _Rows) -> npt.NDArray[np.bool_]:
-    same: npt.NDArray[np.bool_] = a.value == b.value
-    if a.wide is not None and b.wide is not None:
-        wide: Any = pc.equal(a.wide, b.wide)
-        same &= pc.fill_null(wide, True).to_numpy(zero_copy_only=False)
-    return same | a.unknown | b.unknown
-
-
-def _runs(keys_a: _Spaces, keys_b: _Spaces, length: int) -> list[tuple[_Spaces, _Spaces]]:
-    """For each side the distinct runs of this length, as numbers that are equal where they are, and first places."""
-    starts = [max(len(keys) - length + 1, 0) for keys in (keys_a, keys_b)]
-    runs = [
-        np.stack([keys[at : at + count] for at in range(length)], axis=1)
-        for keys, count in zip((keys_a, keys_b), starts, strict=True)
-    ]
-    numbers = np.unique(np.concatenate(runs), axis=0, return_inverse=True)[1].reshape(-1)
-    return [np.unique(part, return_index=True) for part in np.split(numbers, starts[:1])]
+        spaces_a = [self._b_of.get(space, -1) for space in range(len(self._a.spaces))]
+        spaces_b = [space if space in self._a_of else -1 for space in range(len(self._b.spaces))]
+        known = [np.array(one, np.int64)[side.space] for one, side in ((spaces_a, a), (spaces_b, b)) if one]
+        columns.append(np.concatenate(known) if known else both.space)
+        number, first = distinct(*columns)
+        if "value" not in self._ignore:
+            # Where one value is not compared, none tells accesses to this place apart.
+            blind = np.bincount(number, both.blind, len(first)) > 0
+            number, _ = distinct(number, np.where(blind[number], np.uint64(0), both.value))
+        return number[:rows_a], number[rows_a:]
 
 
 def _last(tables: Sequence[pa.Table], rows: int, schema: pa.Schema) -> pa.Table:

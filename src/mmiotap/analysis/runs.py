@@ -57,7 +57,7 @@ class RunAnalysis:
     how: Mapping[str, How]
 
     def part(self, accesses: Accesses) -> RunsFound:
-        runs = self._runs(accesses.by_thread)
+        runs, _ = runs_of(accesses.by_thread, onward=self.onward)
         begins = changes(runs, "pid", "tid")
         ends = np.append(begins[1:], True)[: len(begins)]
         inner = ~begins & ~ends
@@ -71,10 +71,10 @@ class RunAnalysis:
         rows, side = taken(rows, order), side[order]
         begins = changes(rows, "pid", "tid")
         meets = ~begins & (changes({"side": side}, "side"))
-        new = self._begins(rows) | ~meets
+        new = _begins(rows, self.onward) | ~meets
         before = np.flatnonzero(meets & new)
         neighbours = taken(rows, before - 1), taken(rows, before)
-        rows = self._coalesced(rows, new)
+        rows = _coalesced(rows, new)
         begins = changes(rows, "pid", "tid")
         inner = ~begins & ~np.append(begins[1:], True)[: len(begins)]
         more = self._of(taken(rows, inner), *neighbours)
@@ -94,53 +94,61 @@ class RunAnalysis:
     def _reduced(self, rows: Rows) -> Rows:
         return reduced(rows, self.keys, self.how)
 
-    def _runs(self, rows: Rows) -> Rows:
-        each = rows | {
-            "end": rows["offset"],
-            "first_pc": rows["pc"],
-            "count": np.ones(len(rows["pid"]), np.int64),
-            "first_ns": rows["time_ns"],
-            "last_ns": rows["time_ns"],
-            "first": rows["value"],
-            "last": rows["value"],
-            "all": np.full(len(rows["pid"]), ~_U(0)),
-            "any": np.zeros(len(rows["pid"]), _U),
-            "changes": np.zeros(len(rows["pid"]), np.int64),
-        }
-        return self._coalesced(each, self._begins(each))
 
-    def _begins(self, rows: Rows) -> Bools:
-        """Whether each row begins a run, and does not continue that of the row before."""
-        found: Bools = changes(rows, *_SAME)
-        step = rows["width"][1:].astype(_U) if self.onward else _U(0)
-        found[1:] |= rows["offset"][1:] != rows["end"][:-1] + step
-        return found
+def runs_of(rows: Rows, *, onward: bool) -> tuple[Rows, npt.NDArray[np.int64]]:
+    """The runs in accesses that are ordered by thread, and the number of the one that each access is in.
 
-    def _coalesced(self, rows: Rows, new: Bools) -> Rows:
-        """One row for each that is new, of it and those behind it that are not."""
-        starts = np.flatnonzero(new)
-        ends = np.append(starts[1:], len(new)) - 1
-        found = {name: rows[name][starts] for name in _SAME}
-        if not len(starts):
-            return found | {name: rows[name] for name in _MERGE}
-        # Of a row that another one follows the last value is one of those before the last.
-        follows = np.ones(len(new), np.bool_)
-        follows[ends] = False
-        turned = np.zeros(len(new), np.int64)
-        turned[1:] = (rows["first"][1:] != rows["last"][:-1]) & ~new[1:]
-        columns = rows | {
-            "all": rows["all"] & np.where(follows, rows["last"], ~_U(0)),
-            "any": rows["any"] | np.where(follows, rows["last"], _U(0)),
-            "changes": rows["changes"] + turned,
-        }
-        for name, how in _MERGE.items():
-            column = columns[name]
-            if how in ("first", "last"):
-                found[name] = column[starts if how == "first" else ends]
-            else:
-                reduce = {"sum": np.add, "min": np.minimum, "all": np.bitwise_and, "any": np.bitwise_or}[how]
-                found[name] = reduce.reduceat(column, starts)
-        return found
+    ``onward``: as for :class:`RunAnalysis`.
+    """
+    each = rows | {
+        "end": rows["offset"],
+        "first_pc": rows["pc"],
+        "count": np.ones(len(rows["pid"]), np.int64),
+        "first_ns": rows["time_ns"],
+        "last_ns": rows["time_ns"],
+        "first": rows["value"],
+        "last": rows["value"],
+        "all": np.full(len(rows["pid"]), ~_U(0)),
+        "any": np.zeros(len(rows["pid"]), _U),
+        "changes": np.zeros(len(rows["pid"]), np.int64),
+    }
+    new = _begins(each, onward)
+    return _coalesced(each, new), np.cumsum(new) - 1
+
+
+def _begins(rows: Rows, onward: bool) -> Bools:
+    """Whether each row begins a run, and does not continue that of the row before."""
+    found: Bools = changes(rows, *_SAME)
+    step = rows["width"][1:].astype(_U) if onward else _U(0)
+    found[1:] |= rows["offset"][1:] != rows["end"][:-1] + step
+    return found
+
+
+def _coalesced(rows: Rows, new: Bools) -> Rows:
+    """One row for each that is new, of it and those behind it that are not."""
+    starts = np.flatnonzero(new)
+    ends = np.append(starts[1:], len(new)) - 1
+    found = {name: rows[name][starts] for name in _SAME}
+    if not len(starts):
+        return found | {name: rows[name] for name in _MERGE}
+    # Of a row that another one follows the last value is one of those before the last.
+    follows = np.ones(len(new), np.bool_)
+    follows[ends] = False
+    turned = np.zeros(len(new), np.int64)
+    turned[1:] = (rows["first"][1:] != rows["last"][:-1]) & ~new[1:]
+    columns = rows | {
+        "all": rows["all"] & np.where(follows, rows["last"], ~_U(0)),
+        "any": rows["any"] | np.where(follows, rows["last"], _U(0)),
+        "changes": rows["changes"] + turned,
+    }
+    for name, how in _MERGE.items():
+        column = columns[name]
+        if how in ("first", "last"):
+            found[name] = column[starts if how == "first" else ends]
+        else:
+            reduce = {"sum": np.add, "min": np.minimum, "all": np.bitwise_and, "any": np.bitwise_or}[how]
+            found[name] = reduce.reduceat(column, starts)
+    return found
 
 
 def is_transfer(runs: Rows) -> Bools:

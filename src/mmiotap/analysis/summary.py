@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,6 +13,7 @@ from mmiotap.analysis.inlined import Frames
 from mmiotap.analysis.latency import Latency
 from mmiotap.analysis.life import Life
 from mmiotap.analysis.modifies import Modifies
+from mmiotap.analysis.naming import decoded
 from mmiotap.analysis.pairs import Pairs
 from mmiotap.analysis.partitions import Analysis, analysed
 from mmiotap.analysis.phases import Marks, Phases
@@ -96,30 +96,19 @@ def named(tables: dict[str, pa.Table], trace: Trace, decoder: Decoder | None) ->
 
 def _with_registers(table: pa.Table, decoder: Decoder | None, prefix: str = "", kind: str = "read") -> pa.Table:
     """``prefix``: of the columns that name the place. ``kind``: of access, where the table does not tell."""
-    if f"{prefix}offset" not in table.schema.names or "width" not in table.schema.names:
+    names = table.schema.names
+    if f"{prefix}offset" not in names:
         return table
-    kinds = table[f"{prefix}kind"] if f"{prefix}kind" in table.schema.names else pa.array([kind] * table.num_rows)
-    map_id = table[f"{prefix}map_id" if f"{prefix}map_id" in table.schema.names else "map_id"]
-    zeros = pa.array(np.zeros(table.num_rows, np.uint64))
-    columns = (kinds, map_id, table[f"{prefix}offset"], table[f"{prefix}width"], zeros)
-    names = _decoded(decoder, *columns).register if decoder else pa.nulls(table.num_rows, pa.string())
-    return table.append_column(f"{prefix}register", names.cast(pa.string()))
+    kinds = table[f"{prefix}kind"] if f"{prefix}kind" in names else kind
+    map_id = table[f"{prefix}map_id" if f"{prefix}map_id" in names else "map_id"]
+    width = table[f"{prefix}width"] if f"{prefix}width" in names else pa.array([1] * table.num_rows, pa.int64())
+    found = decoded(decoder, kinds, map_id, table[f"{prefix}offset"], width)
+    return table.append_column(f"{prefix}register", found.register)
 
 
 def _fields(table: pa.Table, kind: str, value: Any, decoder: Decoder | None) -> Any:
     """The fields of these values that are not zero."""
-    if decoder is None:
-        return pa.nulls(table.num_rows, pa.string())
-    kinds = pa.array([kind] * table.num_rows, pa.string())
-    fields = _decoded(decoder, kinds, table["map_id"], table["offset"], table["width"], value).fields
-    return fields.cast(pa.string())
-
-
-def _decoded(decoder: Decoder, kind: Any, map_id: Any, offset: Any, width: Any, value: Any) -> Any:
-    flags = pa.array(np.zeros(len(kind), np.uint32))
-    names = ("kind", "map_id", "offset", "width", "value", "flags")
-    columns = (kind, map_id.cast(pa.int32()), offset, width.cast(pa.uint16()), value, flags)
-    return decoder.decode(pa.table(dict(zip(names, columns, strict=True))))
+    return decoded(decoder, kind, table["map_id"], table["offset"], table["width"], value).fields
 
 
 def _with_sites(table: pa.Table, symbols: Symbols) -> pa.Table:

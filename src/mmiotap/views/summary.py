@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from mmiotap.analysis.summary import Summary
 from mmiotap.trace.model import Mapping
+from mmiotap.views.changes import change_text, condition_text
 from mmiotap.views.lines import duration_text, map_label
 from mmiotap.views.tables import write_table
 from mmiotap.views.words import printable
@@ -207,21 +208,11 @@ def _condition(row: Row) -> str:
         return "never changed"
     if not row["mask"]:
         return "changed"
-    words = [word for word in (row["ones"] or "").split(" ") if word]
-    words += [f"!{word}" for word in (row["zeros"] or "").split(" ") if word]
-    return printable(" ".join(words)) or f"value & {row['mask']:#x} == {row['value']:#x}"
+    return condition_text(row["value"], row["mask"] & ~row["value"], row["ones"], row["zeros"])
 
 
 def _change(row: Row) -> str:
-    if not row["set"] and not row["cleared"]:
-        return "nothing"
-    parts = [
-        f"{sign}{word}" if word else f"{sign}{row[name]:#x}"
-        for sign, name in (("+", "set"), ("-", "cleared"))
-        if row[name]
-        for word in (row[f"{name}_fields"] or "").split(" ")
-    ]
-    return printable(" ".join(parts))
+    return change_text(row["set"], row["cleared"], row["set_fields"], row["cleared_fields"])
 
 
 def _values(row: Row) -> str:
