@@ -26,6 +26,8 @@ LOG_LINE = re.compile(
 #: The emulated time stamp counters agree, but Linux does not trust them on two sockets: at every look at the clock it
 #: would read the HPET, which is a device.
 KERNEL_OPTIONS = "modprobe.blacklist=e1000 tsc=reliable clocksource=tsc"
+#: With all that QEMU can emulate, but without promises of fast string instructions: QEMU makes them a byte at a time.
+PROCESSOR = "-cpu max,-erms,-fsrm"
 #: The root that vng mounts caches nothing: a page of a library at a time crosses over. What programs are made of is put
 #: over itself from a mount that reads ahead; nothing changes there while the guest runs.
 MOUNT = "mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose cached /mnt"
@@ -66,7 +68,7 @@ def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float, qem
     prepare = [MOUNT, *(f"mkdir -p {place} && mount --bind /mnt{place} {place}" for place in CACHED)]
     prepare.append(f"export PYTHONPATH={ROOT / 'src'}")
     script_file.write_text("\n".join([*prepare, script, "echo ': end'\n"]))
-    options = ["-cpu max", "-vga none", *devices]
+    options = [PROCESSOR, "-vga none", *devices]
     options += ["-virtfs local,path=/,mount_tag=cached,security_model=none,readonly=on"]
     options += ["-trace memory_region_ops_*", f"-D {folder / 'qemu.log'}"]
     tools = Path(sys.executable).parent  # vng is there, and so is virtme-run, which vng looks for in PATH

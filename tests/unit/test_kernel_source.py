@@ -119,6 +119,12 @@ def tracefs(tmp_path: Path) -> Tracefs:
     return Tracefs(tmp_path)
 
 
+def test_recording_leaves_pandas_alone() -> None:
+    """Who imports it takes half a second of a core while the driver already works (test_record.py has the same)."""
+    script = "import sys, mmiotap.sources.kernel.trace; sys.exit('pandas' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
+
+
 def test_what_is_drained_is_exported_as_the_kernel_prints_it(tracefs: Tracefs, tmp_path: Path) -> None:
     folder = tmp_path / "trace"
     with closing(Pages(tracefs, [])) as pipe:

@@ -20,8 +20,7 @@ import pyarrow as pa
 from mmiotap.formats.ftrace.events import NAMES, Decoder
 from mmiotap.formats.ftrace.fields import Formats
 from mmiotap.formats.pci import PciDevice
-from mmiotap.trace.reader import open_trace
-from mmiotap.trace.store import TraceDir
+from mmiotap.trace import store
 from mmiotap.trace.writer import TraceWriter
 
 #: Where in the folder of a running trace they are; the kernel's own descriptions of them are there, too.
@@ -202,12 +201,11 @@ def complete(writer: TraceWriter) -> None:
 
     Raises MmiotapError if they are damaged, DiskError as the writer does.
     """
-    folder = TraceDir(writer.dir.path).live / FOLDER
+    folder = writer.dir.live / FOLDER
     if not folder.exists():
         return
-    trace = open_trace(writer.dir.path)
-    known = trace.mappings
-    decoder = Decoder(Formats.read(folder, NAMES), [PciDevice.from_json(one) for one in trace.info["pci_devices"]])
+    known = store.read_mappings(writer.dir.path)
+    decoder = Decoder(Formats.read(folder, NAMES), [PciDevice.from_json(one) for one in writer.info["pci_devices"]])
     decoder.know(known)
     reader = Reader(decoder)
     for path in sorted(folder.glob("*.cpu*")):
