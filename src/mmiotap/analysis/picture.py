@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from mmiotap.analysis import ways
 from mmiotap.analysis.alike import COLUMNS, KINDS, Alike, alike, numbered
 from mmiotap.analysis.density import Density
+from mmiotap.registers.decode import Decoder
 from mmiotap.trace import schema
 from mmiotap.trace.reader import Trace
 
@@ -68,7 +69,7 @@ class Picture:
 def picture(trace: Trace) -> Picture:
     """Read the trace once, batch by batch."""
     found = Picture()
-    reductions = [_Reduction(keys) for keys in (REGISTER, SITE, THREAD)]
+    reductions = [Reduction(keys) for keys in (REGISTER, SITE, THREAD)]
     accesses = 0
     for batch in trace.batches([*COLUMNS, "text"]):
         if not batch.num_rows:
@@ -81,7 +82,7 @@ def picture(trace: Trace) -> Picture:
         if not len(seen.group):
             continue
         _fill(found, seen)
-        rows = _counted(seen.groups, accesses)
+        rows = counted(seen.groups, accesses)
         accesses += len(seen.group)
         for reduction in reductions:
             reduction.add(rows)
@@ -90,6 +91,19 @@ def picture(trace: Trace) -> Picture:
         for reduction in reductions
     )
     return found
+
+
+def named(registers: pa.Table, decoder: Decoder | None) -> tuple[list[str], list[str]]:
+    """Of the table of registers their names, and the fields of their last values; "" where there is nothing to say."""
+    if decoder is None:
+        return [""] * registers.num_rows, [""] * registers.num_rows
+    places: dict[str, Any] = {name: registers[name] for name in REGISTER}
+    places["kind"] = pa.array(["read" if reads else "write" for reads in registers["reads"].to_pylist()], pa.string())
+    places["value"] = pc.fill_null(registers["last_value"], pa.scalar(0, pa.uint64()))
+    places["flags"] = pa.array([0] * registers.num_rows, pa.uint32())
+    decoded = decoder.decode(pa.table(places))
+    names, fields = ([text or "" for text in column.to_pylist()] for column in (decoded.register, decoded.fields))
+    return names, fields
 
 
 def _remark(found: Picture, batch: pa.Table) -> None:
@@ -114,7 +128,7 @@ def _fill(found: Picture, seen: Alike) -> None:
         np.add.at(found.latency, (kind, place), 1)
 
 
-def _counted(groups: pa.Table, before: int) -> pa.Table:
+def counted(groups: pa.Table, before: int) -> pa.Table:
     """The groups with the columns of :data:`_SUMS`; ``before`` is the number of accesses of earlier batches."""
     hits, kind = groups["hits"].to_numpy(), groups["kind"].to_numpy()
     went = {way: pc.multiply(column, groups["hits"]) for way, column in ways.columns(groups["flags"]).items()}
@@ -126,13 +140,13 @@ def _counted(groups: pa.Table, before: int) -> pa.Table:
     return pa.table({name: groups[name] for name in kept} | {"bytes": groups["width"]} | went | counts | order)
 
 
-class _Reduction:
+class Reduction:
     """Rows reduced to one a combination of some keys; those that wait are merged when they have become many."""
 
     def __init__(self, keys: list[str]) -> None:
         self.keys = keys
         self._columns = list(dict.fromkeys([*keys, *(name for name, _ in _SUMS), *_ENDS]))
-        self._pending = [_counted(alike(schema.EVENTS.empty_table()).groups, 0).select(self._columns)]
+        self._pending = [counted(alike(schema.EVENTS.empty_table()).groups, 0).select(self._columns)]
 
     def add(self, rows: pa.Table) -> None:
         self._pending.append(rows.select(self._columns))

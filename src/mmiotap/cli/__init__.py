@@ -29,6 +29,7 @@ COMMANDS = (
     "stats",
     "summary",
     "sites",
+    "live",
     "info",
     "query",
     "report",

@@ -3,8 +3,9 @@
 import copy
 import errno
 import functools
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -160,17 +161,37 @@ class Trace:
         """The same rows as :meth:`events`, a table of some at a time: for traces that are larger than the memory."""
         names = self._checked(columns)
         narrowing = self.narrowing
-        read_names = {"time_ns", *names, *(narrowing.columns if narrowing else ())}
-        read = pa.schema([field for field in self.schema if field.name in read_names])
+        read = self._read_schema(names)
         if narrowing and narrowing.where is not None:
             where = narrowing.where if where is None else where & narrowing.where
-        chosen = narrowing.parts(self.parts) if narrowing else self.parts
-        parts = [part for part in self._parts if part.events and part.path in chosen]
+        parts = self._chosen_parts()
         sources = [Source(part.first_ns, part.tables(read, where)) for part in parts]
         if self._live.events.num_rows:
             sources.append(Source(int(self._live.events["time_ns"][0].as_py()), self._live_tables(read.names, where)))
         tables = merge(sources)
         return ((narrowing.keep(table) if narrowing else table).select(names) for table in tables)
+
+    def pieces(self, columns: Sequence[str], known: Collection[Path]) -> Iterator[tuple[Path | None, pa.Table]]:
+        """Tables of the parts that are not known, each with its part, and then of what is in none of them.
+
+        For those who open a trace again and again while it is recorded: a part does not change any more.
+        """
+        names = self._checked(columns)
+        read, narrowing = self._read_schema(names), self.narrowing
+        where = narrowing.where if narrowing else None
+        fresh = [part for part in self._chosen_parts() if part.path not in known]
+        tables = ((part.path, table) for part in fresh for table in part.tables(read, where))
+        for path, table in itertools.chain(tables, ((None, table) for table in self._live_tables(read.names, where))):
+            yield path, (narrowing.keep(table) if narrowing else table).select(names)
+
+    def _read_schema(self, names: Sequence[str]) -> pa.Schema:
+        """The columns that must be read for those that are asked for."""
+        needed = {"time_ns", *names, *(self.narrowing.columns if self.narrowing else ())}
+        return pa.schema([field for field in self.schema if field.name in needed])
+
+    def _chosen_parts(self) -> "list[_Part]":
+        chosen = self.narrowing.parts(self.parts) if self.narrowing else self.parts
+        return [part for part in self._parts if part.events and part.path in chosen]
 
     def _checked(self, columns: Sequence[str] | None) -> list[str]:
         """The columns that are asked for."""

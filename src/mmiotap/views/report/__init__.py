@@ -27,7 +27,7 @@ from mmiotap.views.report.tables import Names, facts, sections
 from mmiotap.views.words import printable
 
 #: Cells of a picture that are written at most: with more, columns become one, so that the file stays a few MB.
-CELLS = 1 << 19
+CELLS = 1 << 20
 
 
 def write(found: Picture, trace: Trace, decoder: Decoder | None, filter: str | None, out: IO[bytes]) -> None:

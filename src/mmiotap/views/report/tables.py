@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from mmiotap.analysis import sites
 from mmiotap.analysis.alike import KINDS
 from mmiotap.analysis.clock import start_ns
-from mmiotap.analysis.picture import REGISTER, Picture
+from mmiotap.analysis.picture import Picture, named
 from mmiotap.registers.decode import Decoder
 from mmiotap.trace.reader import Trace
 from mmiotap.views.lines import duration_text, map_label, map_text
@@ -54,7 +51,7 @@ class Names:
         self._start_ns = start_ns(trace)
         self._maps = {mapping.map_id: map_label(mapping) for mapping in trace.mappings}
         self._programs = {process.pid: process.executable.rpartition("/")[2] for process in trace.processes}
-        self.registers, self.fields = _decoded(found.registers, decoder)
+        self.registers, self.fields = ([printable(text) for text in texts] for texts in named(found.registers, decoder))
         #: Of each place the register that most accesses were to.
         self._at: dict[tuple[int, int], str] = {}
         for row, name in zip(found.registers.select(["map_id", "offset"]).to_pylist(), self.registers, strict=True):
@@ -79,21 +76,6 @@ class Names:
         if size == 1:
             return self._at.get((map_id, offset), f"{offset:#x}")
         return f"{offset:#x}..{offset + size - 1:#x}"
-
-
-def _decoded(registers: pa.Table, decoder: Decoder | None) -> tuple[list[str], list[str]]:
-    """Names of registers, and the fields of their last values."""
-    if decoder is None:
-        return [""] * registers.num_rows, [""] * registers.num_rows
-    places: dict[str, Any] = {name: registers[name] for name in REGISTER}
-    places["kind"] = pa.array(["read" if reads else "write" for reads in registers["reads"].to_pylist()], pa.string())
-    places["value"] = pc.fill_null(registers["last_value"], pa.scalar(0, pa.uint64()))
-    places["flags"] = pa.array([0] * registers.num_rows, pa.uint32())
-    decoded = decoder.decode(pa.table(places))
-    names, fields = (
-        [printable(text or "") for text in column.to_pylist()] for column in (decoded.register, decoded.fields)
-    )
-    return names, fields
 
 
 def facts(found: Picture, trace: Trace) -> list[tuple[str, str]]:
