@@ -6,9 +6,11 @@ through in a line with memory for a few findings, or on many machines as a tree 
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mmiotap.analysis.accesses import COLUMNS, Accesses
 from mmiotap.trace.reader import Trace
@@ -37,6 +39,11 @@ def find(analyses: Sequence[Analysis[Any]], table: pa.Table) -> list[Any]:
     """What each analysis finds in a part of a trace, a table with the columns of events."""
     accesses = Accesses.of(table)
     return [analysis.part(accesses) for analysis in analyses]
+
+
+def find_in_file(analyses: Sequence[Analysis[Any]], path: Path) -> list[Any]:
+    """What each finds in a Parquet file of a trace, all of which is read at once."""
+    return find(analyses, pq.read_table(path, columns=list(COLUMNS)))
 
 
 def merge(analyses: Sequence[Analysis[Any]], first: Sequence[Any], then: Sequence[Any]) -> list[Any]:
