@@ -203,6 +203,35 @@ def test_text_that_the_output_cannot_encode(trace: str, mmiotap: Run) -> None:
     assert result.stdout.endswith("reset\\x1b[2J \\xe9\n")
 
 
+FOLDED = [
+    *[row(at, "read", 4, 0x8, value) for at, value in enumerate([0x80080781, 0x80080781, 0x80080783])],
+    row(10, "read", 4, 0x0, 0x140240),
+    row(15, "write", 4, 0x0, 0x140241),
+    *[row(20 + at, "write", 4, 0x5200 + 4 * at, 0) for at in range(128)],
+    row(200, "mark", text="done"),
+]
+FOLDED_TEXT = """\
+   0.000000000  100      read     4 1:uio0        0x00008 STATUS           -> 0x80080783          {FD LU SPEED=MBIT1000 ASDV=3 ?=0x80080400}  [3 reads in 2ns, until LU]
+   0.000000015  100      write    4 1:uio0        0x00000 CTRL             <- 0x00140241          {FD SLU SPEED=MBIT1000 SDP0_DATA ADVD3WUC}  [read-modify-write: +FD]
+   0.000000020  100      write    4 1:uio0        0x05200 MTA[0]           <- 0x00000000  [128 writes in 127ns, to 0x53fc]
+   0.000000200  100      mark       done
+"""  # noqa: E501
+
+
+def test_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write_trace(tmp_path / "t", FOLDED))
+    assert main(["show", path, "--fold", "--regs", "e1000@*uio0"]) == 0
+    assert capsys.readouterr().out == FOLDED_TEXT
+    assert main(["show", path, "--fold", "--no-regs", "--limit", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  [")[2] for line in lines] == [
+        "3 reads in 2ns, until value & 0x2 == 0x2]",
+        "read-modify-write: +0x1]",
+    ]
+    assert main(["show", path, "--fold", "--json"]) == 2
+    assert "--fold is for reading" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["show", "stats", "info"])
 @pytest.mark.parametrize("content", [None, b"", b"not a trace\n"])
 def test_what_is_no_trace(

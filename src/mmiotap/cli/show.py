@@ -7,6 +7,7 @@ examples:
   mmiotap show driver.mmiotap --kind write --map 'resource0' --offset 0x100..0x1ff
   mmiotap show driver.mmiotap --time 1.5ms..2ms --limit 20
   mmiotap show driver.mmiotap --format csv > driver.csv
+  mmiotap show driver.mmiotap --fold
   mmiotap show driver.mmiotap --regs device.rdl@resource0
 """
 
@@ -38,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     filtering.add_argument(parser)
     parser.add_argument("--limit", metavar="N", type=int, help="the first N events")
+    parser.add_argument(
+        "--fold", action="store_true", help="one line for a polling loop, a block transfer, a read-modify-write"
+    )
     parser.add_argument("--format", choices=["text", "jsonl", "csv", "mmiotrace"], default="text", help="default: text")
     json_option.add_argument(parser, "jsonl")
     names.add_arguments(parser)
@@ -50,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
     from mmiotap.views.words import accept_all_text
 
     accept_all_text()
+    if args.fold and args.format != "text":
+        print("mmiotap: --fold is for reading: it goes with --format text only", file=sys.stderr)
+        return 2
     trace = open_trace(args.trace)
     start = start_ns(trace)
     trace = filtering.narrowed(args, trace)
@@ -73,9 +80,15 @@ def run(args: argparse.Namespace) -> int:
     decoder = names.decoder(args, trace, args.format)
     if args.format == "text":
         from mmiotap.views.lines import COLUMNS
-        from mmiotap.views.screen import write_lines
+        from mmiotap.views.screen import write_folded, write_lines
 
         columns = [*COLUMNS, "source"] if trace.sources else COLUMNS
+        if args.fold:
+            from mmiotap.analysis.folding import folded
+            from mmiotap.views.folds import limited
+
+            write_folded(trace, start, limited(folded(trace.batches(columns, where)), args.limit), decoder)
+            return 0
         write_lines(trace, start, select.limited(trace.batches(columns, where), args.limit), decoder)
     else:
         from mmiotap import formats
