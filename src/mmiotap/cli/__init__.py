@@ -33,6 +33,7 @@ COMMANDS = (
     "info",
     "query",
     "report",
+    "plot",
     "fields",
     "annotate",
     "diff",
