@@ -76,12 +76,20 @@ pub struct Thread {
     pub stepped: Option<Stepped>,
     /// Room for a copy of the vector state (see vector.rs).
     pub vector_copy: *mut u8,
+    /// Two more such rooms, for operands of any width; see copies().
+    copies: *mut u8,
     /// Room for a page of what the kernel has read or written (see kernel.rs).
     pub page: *mut u8,
     next: *mut Thread,
 }
 
 impl Thread {
+    /// Two places for copies of an operand, at the same distance from a cache line as the operand itself.
+    pub fn copies(&mut self, address: usize) -> [usize; 2] {
+        let first = self.copies as usize + address % LINE;
+        [first, first + copy_size()]
+    }
+
     /// Rows used in the segment.
     pub fn used(&self) -> usize {
         if self.segment.is_some() { ROWS_PER_SEGMENT - self.log.left as usize } else { 0 }
@@ -108,6 +116,13 @@ impl Thread {
         }
         core::mem::replace(&mut self.segment, segment)
     }
+}
+
+const LINE: usize = 64;
+
+/// Room for a copy of the widest operand there is, that of xsave, wherever in a cache line it begins.
+fn copy_size() -> usize {
+    arch::vector_state_size().next_multiple_of(LINE) + LINE
 }
 
 static ALL: AtomicPtr<Thread> = AtomicPtr::new(null_mut());
@@ -214,8 +229,9 @@ pub fn existing() -> Option<&'static mut Thread> {
 fn create() -> Option<*mut Thread> {
     // Whole pages: see Log.
     const RECORD: usize = size_of::<Thread>().next_multiple_of(4096);
-    let vector_state = arch::vector_state_size().next_multiple_of(4096);
-    let memory = sys::anonymous(RECORD + vector_state + sys::PAGE)?;
+    let vector_copy = arch::vector_state_size().next_multiple_of(LINE);
+    let copies = vector_copy + 2 * copy_size();
+    let memory = sys::anonymous(RECORD + copies.next_multiple_of(sys::PAGE) + sys::PAGE)?;
     let thread = memory.cast::<Thread>();
     // SAFETY: our own fresh memory; it changes what a forked child finds in it.
     unsafe { sys::syscall3(libc::SYS_madvise, memory as usize, RECORD, libc::MADV_WIPEONFORK as usize) };
@@ -225,7 +241,8 @@ fn create() -> Option<*mut Thread> {
         (&raw mut (*thread).held).write(None);
         (&raw mut (*thread).stepped).write(None);
         (*thread).vector_copy = memory.add(RECORD);
-        (*thread).page = memory.add(RECORD + vector_state);
+        (*thread).copies = memory.add(RECORD + vector_copy);
+        (*thread).page = memory.add(RECORD + copies.next_multiple_of(sys::PAGE));
     }
     let mut head = ALL.load(Ordering::Acquire);
     loop {

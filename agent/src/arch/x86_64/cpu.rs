@@ -8,6 +8,11 @@ pub static RDTSCP: AtomicBool = AtomicBool::new(false);
 pub static RDPID: AtomicBool = AtomicBool::new(false);
 /// Shifts that leave the flags alone.
 pub static BMI2: AtomicBool = AtomicBool::new(false);
+/// Moves of 32 and of 64 bytes.
+pub static AVX: AtomicBool = AtomicBool::new(false);
+pub static AVX512: AtomicBool = AtomicBool::new(false);
+/// By AMD, or by who builds its processors.
+pub static AMD: AtomicBool = AtomicBool::new(false);
 /// Does the system use XSAVE?
 pub static XSAVE: AtomicBool = AtomicBool::new(false);
 
@@ -21,6 +26,10 @@ pub fn prepare() {
     RDTSCP.store(has(leaf(EXTENDED + 1, EXTENDED).map(|it| it.edx), 27), Ordering::Relaxed);
     RDPID.store(has(features.map(|it| it.ecx), 22), Ordering::Relaxed);
     BMI2.store(has(features.map(|it| it.ebx), 8), Ordering::Relaxed);
+    AVX512.store(has(features.map(|it| it.ebx), 16), Ordering::Relaxed);
+    AVX.store(has(Some(cpuid(1, 0).ecx), 28), Ordering::Relaxed);
+    const VENDORS: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
+    AMD.store(VENDORS.contains(&cpuid(0, 0).ebx), Ordering::Relaxed);
     XSAVE.store(has(Some(cpuid(1, 0).ecx), 27), Ordering::Relaxed);
 }
 
@@ -48,6 +57,8 @@ mod tests {
     fn finds_what_the_standard_library_finds() {
         prepare();
         assert_eq!(has(&BMI2), std::is_x86_feature_detected!("bmi2"));
+        assert_eq!(has(&AVX), std::is_x86_feature_detected!("avx"));
+        assert_eq!(has(&AVX512), std::is_x86_feature_detected!("avx512f"));
         assert_eq!(has(&XSAVE), std::is_x86_feature_detected!("xsave"));
     }
 }

@@ -3,11 +3,12 @@
 use alloc::vec::Vec;
 use iced_x86::{
     Code, CodeSize, CpuidFeature, Decoder, DecoderOptions, Encoder, EncodingKind, FlowControl, Instruction,
-    InstructionInfoFactory, MemoryOperand, Mnemonic, OpAccess, OpKind, Register,
+    InstructionInfoFactory, MemoryOperand, MemorySize, Mnemonic, OpAccess, OpKind, Register,
 };
 
 use super::code;
-use super::site::{Class, Site};
+use super::site::{Class, Parts, Site};
+use super::vector::vector_state_size;
 use crate::layout::{LOCKED, NONTEMPORAL, RMW, STRING};
 
 /// Makes the decoder's and encoder's tables, which are built at their first use: that takes more stack than a trap may have.
@@ -18,7 +19,7 @@ pub fn warm_up() {
 }
 
 /// Widths that one plain load or store can move.
-fn is_plain_width(width: usize) -> bool {
+pub(super) fn is_plain_width(width: usize) -> bool {
     matches!(width, 1 | 2 | 4 | 8 | 16 | 32 | 64)
 }
 
@@ -31,11 +32,26 @@ pub fn site(instruction: &Instruction) -> Site {
     if matches!(site.class, Class::Plain | Class::Branch) {
         return site;
     }
-    if site.class != Class::NoData && !is_plain_width(site.width) {
-        site.class = Class::Step;
+    if !is_plain_width(site.width) {
+        site.class = match site.class {
+            Class::Load => Class::Parts(Parts::Whole),
+            Class::Store => Class::Parts(Parts::Written),
+            Class::NoData | Class::Parts(_) | Class::Stack | Class::Call | Class::Jump => site.class,
+            _ => Class::Step,
+        };
     }
-    let runs_moved =
-        !matches!(site.class, Class::Step | Class::Strings | Class::Push | Class::Pop | Class::Call | Class::Jump);
+    let runs_moved = !matches!(
+        site.class,
+        Class::Step
+            | Class::Strings
+            | Class::Push
+            | Class::Pop
+            | Class::Call
+            | Class::Jump
+            | Class::Stack
+            | Class::Gather
+            | Class::Parts(Parts::Translated)
+    );
     if runs_moved {
         match moved(instruction) {
             Some(moved) => {
@@ -49,7 +65,13 @@ pub fn site(instruction: &Instruction) -> Site {
 }
 
 fn operand_width(instruction: &Instruction) -> usize {
-    let size = instruction.memory_size().size();
+    let size = match instruction.memory_size() {
+        MemorySize::Xsave | MemorySize::Xsave64 => vector_state_size(),
+        size => size.size(),
+    };
+    if instruction.mnemonic() == Mnemonic::Clzero {
+        return 64;
+    }
     // Indirect jumps and calls load their target.
     if size == 0 && instruction.flow_control() != FlowControl::Next { 8 } else { size }
 }
@@ -84,6 +106,9 @@ fn is_nontemporal(mnemonic: Mnemonic) -> bool {
             | Vmovntps
             | Vmovntpd
             | Vmovntdqa
+            | Maskmovq
+            | Maskmovdqu
+            | Vmaskmovdqu
     )
 }
 
@@ -98,10 +123,24 @@ fn classify(instruction: &Instruction) -> Class {
         {
             return Class::Strings;
         }
-        // Which of their elements they touch depends on a register.
-        Vmaskmovps | Vmaskmovpd | Vpmaskmovd | Vpmaskmovq => return Class::Step,
         Clflush | Clflushopt | Clwb | Cldemote => return Class::NoData,
+        // Which of their elements they touch depends on a register.
+        Vmaskmovps | Vmaskmovpd | Vpmaskmovd | Vpmaskmovq => {
+            let is_load = instruction.op_kind(0) == OpKind::Register;
+            return Class::Parts(if is_load { Parts::Elements } else { Parts::Written });
+        }
+        Maskmovq | Maskmovdqu | Vmaskmovdqu | Clzero | Xsavec | Xsavec64 | Xsave | Xsave64 | Xsaveopt | Xsaveopt64 => {
+            let is_store = matches!(mnemonic, Maskmovq | Maskmovdqu | Vmaskmovdqu | Clzero);
+            return Class::Parts(if is_store { Parts::Written } else { Parts::Saved });
+        }
+        Xrstor | Xrstor64 => return Class::Parts(Parts::Restored),
+        Movdir64b | Enqcmd => return Class::Parts(Parts::Direct),
+        Xlatb => return Class::Parts(Parts::Translated),
         _ => {}
+    }
+    // They set registers that the agent cannot run with: its own thread's, or tiles, which are not moved along.
+    if sets_thread_pointer(instruction) || instruction.cpuid_features().contains(&CpuidFeature::AMX_TILE) {
+        return Class::Step;
     }
     if instruction.is_jcc_short_or_near() || instruction.is_jmp_short_or_near() {
         return Class::Branch;
@@ -109,16 +148,25 @@ fn classify(instruction: &Instruction) -> Class {
     if is_plain(instruction) {
         return Class::Plain;
     }
-    let explicit = (0..instruction.op_count()).filter(|&op| is_plain_memory(instruction, op)).count();
-    if explicit != 1 || instruction.is_vsib() || instruction.has_op_mask() {
+    if is_stack(instruction) {
+        return Class::Stack;
+    }
+    let explicit = (0..instruction.op_count()).filter(|&op| instruction.op_kind(op) == OpKind::Memory).count();
+    if explicit != 1 {
         return Class::Step;
+    }
+    if instruction.is_vsib() {
+        // Those that prefetch have no register to fill.
+        return if instruction.op_count() == 1 { Class::Step } else { Class::Gather };
+    }
+    if let Some(parts) = masked(instruction) {
+        return Class::Parts(parts);
     }
     match mnemonic {
         Push => return Class::Push,
         Pop => return Class::Pop,
-        Call if instruction.is_call_near_indirect() => return Class::Call,
-        Jmp if instruction.is_jmp_near_indirect() => return Class::Jump,
-        Call | Jmp => return Class::Step,
+        Call => return Class::Call,
+        Jmp => return Class::Jump,
         Movntdqa | Vmovntdqa => return Class::LoadDirect,
         Xchg => return Class::Exchange,
         _ => {}
@@ -234,8 +282,57 @@ fn is_conditional_move(mnemonic: Mnemonic) -> bool {
     )
 }
 
-fn is_plain_memory(instruction: &Instruction, op: u32) -> bool {
-    instruction.op_kind(op) == OpKind::Memory
+/// Is it an operand in memory that the instruction names itself, or that rdi points to (maskmovdqu)?
+pub(super) fn is_memory(kind: OpKind) -> bool {
+    matches!(kind, OpKind::Memory | OpKind::MemorySegRDI | OpKind::MemorySegEDI)
+}
+
+/// Is the stack all that it touches? Those with operands of 16 bits are left out, but for push and pop.
+fn is_stack(instruction: &Instruction) -> bool {
+    use Code::*;
+    let in_register = instruction.op0_kind() == OpKind::Register;
+    (in_register && matches!(instruction.code(), Call_rm64 | Push_rm64 | Push_rm16 | Pop_rm64 | Pop_rm16))
+        || matches!(
+            instruction.code(),
+            Push_r64
+                | Push_r16
+                | Pushq_imm8
+                | Pushq_imm32
+                | Pushw_imm8
+                | Push_imm16
+                | Pushfq
+                | Pop_r64
+                | Pop_r16
+                | Call_rel32_64
+                | Retnq
+                | Retnq_imm16
+                | Leaveq
+                | Enterq_imm16_imm8
+        )
+}
+
+/// Does it load fs or gs?
+fn sets_thread_pointer(instruction: &Instruction) -> bool {
+    matches!(instruction.op0_register(), Register::FS | Register::GS)
+        || matches!(instruction.mnemonic(), Mnemonic::Lfs | Mnemonic::Lgs)
+}
+
+/// How an instruction with a mask register uses it on memory. None: it is not known, or all of the operand is loaded anyway.
+fn masked(instruction: &Instruction) -> Option<Parts> {
+    use Mnemonic::*;
+    if !instruction.has_op_mask() {
+        return None;
+    }
+    if instruction.op_kind(0) == OpKind::Memory {
+        return Some(Parts::Written);
+    }
+    match instruction.mnemonic() {
+        Vmovdqu8 | Vmovdqu16 | Vmovdqu32 | Vmovdqu64 | Vmovdqa32 | Vmovdqa64 | Vmovups | Vmovupd | Vmovaps | Vmovapd => {
+            Some(Parts::Elements)
+        }
+        Vexpandps | Vexpandpd | Vpexpandb | Vpexpandw | Vpexpandd | Vpexpandq => Some(Parts::Packed),
+        _ => None,
+    }
 }
 
 /// Does it read or write registers other than the general ones and the flags?
@@ -264,6 +361,9 @@ fn needs_vector_state(instruction: &Instruction) -> bool {
                     | SHA
                     | GFNI
                     | FXSR
+                    | XSAVE
+                    | XSAVEOPT
+                    | XSAVEC
             )
         })
 }
@@ -305,17 +405,33 @@ fn moved(original: &Instruction) -> Option<Moved> {
     let stack_substitute = (registers[super::frame::RSP])
         .then(|| (8..16).rev().find(|&number| registers[number] && !uses(original, number)))
         .flatten();
+    // These name no base: rax, rdi.
+    let implied = match instruction.mnemonic() {
+        Mnemonic::Clzero => Some(super::frame::RAX),
+        _ => (0..instruction.op_count())
+            .any(|op| is_memory(instruction.op_kind(op)) && instruction.op_kind(op) != OpKind::Memory)
+            .then_some(super::frame::RDI),
+    };
     // rax, rcx, rdx and rbx may be operands that are not written out; a high byte register rules out those that need REX.
-    let scratch = if high_byte {
+    let scratch = if let Some(implied) = implied {
+        implied
+    } else if high_byte {
         [super::frame::RSI, super::frame::RDI].into_iter().find(|&number| !registers[number])?
     } else {
         (8..16).find(|&number| !registers[number])?
     };
-    instruction.set_memory_base(general64(scratch));
-    instruction.set_memory_index(Register::None);
-    instruction.set_memory_index_scale(1);
-    instruction.set_memory_displacement64(0);
-    instruction.set_memory_displ_size(0);
+    match implied {
+        // Without an address-size prefix.
+        Some(super::frame::RAX) => instruction.set_code(Code::Clzeroq),
+        Some(_) => instruction.set_op0_kind(OpKind::MemorySegRDI),
+        None => {
+            instruction.set_memory_base(general64(scratch));
+            instruction.set_memory_index(Register::None);
+            instruction.set_memory_index_scale(1);
+            instruction.set_memory_displacement64(0);
+            instruction.set_memory_displ_size(0);
+        }
+    }
     instruction.set_segment_prefix(Register::None);
     instruction.set_code_size(CodeSize::Code64);
 

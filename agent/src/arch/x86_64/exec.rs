@@ -6,11 +6,11 @@
 use super::frame::{Frame, RAX, RDX, RSP};
 use super::run::{Registers, components, copy, exchange_add, run};
 use super::site::{Class, Site};
-use super::{string, vector};
+use super::{gather, parts, stack, string, vector};
 use crate::capture::{self, Row};
 use crate::hook::{Hit, Verdict};
 use crate::layout::*;
-use crate::region::{self, Region};
+use crate::region::Region;
 use crate::thread::Thread;
 use crate::{arena, clock};
 
@@ -34,6 +34,8 @@ pub(super) struct Access<'a, 'b> {
     pub frame: &'a mut Frame<'b>,
     pub site: &'static Site,
     pub logging: bool,
+    /// Bytes of the access that is being made: the operand's, or those of a part of it.
+    pub width: usize,
     /// Set while an access is made whose place is hooked.
     pub hit: Option<Hit>,
 }
@@ -51,13 +53,16 @@ pub fn execute(
     match site.class {
         Class::Plain | Class::Branch | Class::Step => Outcome::Step,
         Class::Strings => string::execute(&mut access),
+        Class::Parts(how) => parts::execute(&mut access, how),
+        Class::Gather => gather::execute(&mut access),
+        Class::Push | Class::Pop | Class::Call | Class::Jump | Class::Stack => stack::execute(&mut access),
         _ => access.single(region, touched),
     }
 }
 
 impl<'a, 'b> Access<'a, 'b> {
     pub fn new(thread: &'a mut Thread, frame: &'a mut Frame<'b>, site: &'static Site, logging: bool) -> Access<'a, 'b> {
-        Access { thread, frame, site, logging, hit: None }
+        Access { thread, frame, site, logging, width: site.width, hit: None }
     }
 }
 
@@ -66,15 +71,14 @@ impl Access<'_, '_> {
         let Some(address) = self.site.operand_address(self.frame) else { return Outcome::Step };
         let width = self.site.width.max(1);
         let touches = touched.wrapping_sub(address) < width || self.site.class == Class::NoData;
-        if !touches || !region.holds(address, width) {
+        if !touches {
             return Outcome::Step;
         }
-        let alias = address.wrapping_add(region.delta);
-        let mut registers = Registers::of(self.frame);
-        if self.site.vector {
-            registers.vector_state = self.frame.vector_state();
-            registers.components = components(registers.vector_state);
+        if !region.holds(address, width) {
+            return parts::across(self, address);
         }
+        let alias = address.wrapping_add(region.delta);
+        let mut registers = self.registers();
         // Room first: the time stamp comes after any waiting. If there is none, write() counts the events as lost.
         if self.logging && self.site.class != Class::NoData {
             let each = 1 + if width > 8 { width.div_ceil(ROW_SIZE) } else { 0 };
@@ -99,7 +103,7 @@ impl Access<'_, '_> {
             Class::Store => self.store(alias, address, &mut registers, &mut row),
             Class::Modify => self.modify(alias, address, &mut registers, &mut row),
             Class::NoData => self.moved(&mut registers, alias),
-            Class::Push | Class::Pop | Class::Call | Class::Jump => return self.stack_or_jump(alias, &mut row),
+            Class::Push | Class::Pop | Class::Call | Class::Jump | Class::Stack | Class::Parts(_) | Class::Gather => false,
             Class::Strings | Class::Plain | Class::Branch | Class::Step => false,
             _ if self.is_answered(address, &mut row) => self.on_copy(alias, address, &mut registers, &mut row),
             Class::Exchange | Class::ExchangeAdd | Class::CompareExchange => {
@@ -109,10 +113,28 @@ impl Access<'_, '_> {
             Class::LockedOpaque => self.locked_opaque(alias, &mut registers, &mut row),
         };
         if !done {
-            return Outcome::Fault;
+            // An element that is masked off does not fault in the program.
+            return if self.site.instruction.has_op_mask() { Outcome::Step } else { Outcome::Fault };
         }
         self.finish(&registers);
         Outcome::Done
+    }
+
+    /// What the instruction runs with.
+    pub fn registers(&self) -> Registers {
+        let mut registers = Registers::of(self.frame);
+        if self.site.vector {
+            registers.vector_state = self.frame.vector_state();
+            registers.components = components(registers.vector_state);
+        }
+        registers
+    }
+
+    /// The same for a run that is to leave the program's vector state as it is. Only until the next call.
+    pub fn registers_for_trial(&mut self) -> Registers {
+        let mut registers = self.registers();
+        registers.vector_state = self.thread.vector_copy(registers.vector_state, registers.components);
+        registers
     }
 
     /// A place for a copy of the operand, at the same distance from a cache line as the operand itself, so that what must be
@@ -124,7 +146,7 @@ impl Access<'_, '_> {
     pub fn copied(&self, at: usize) -> [u8; WIDEST] {
         let mut value = [0; WIDEST];
         // SAFETY: copy_address() leaves room for the widest operand.
-        unsafe { core::ptr::copy_nonoverlapping(at as *const u8, value.as_mut_ptr(), self.site.width) };
+        unsafe { core::ptr::copy_nonoverlapping(at as *const u8, value.as_mut_ptr(), self.width.min(WIDEST)) };
         value
     }
 
@@ -141,7 +163,7 @@ impl Access<'_, '_> {
     }
 
     /// The same against the device, timed.
-    fn on_device(&mut self, registers: &mut Registers, alias: usize, row: &mut Row) -> bool {
+    pub fn on_device(&mut self, registers: &mut Registers, alias: usize, row: &mut Row) -> bool {
         registers.timed = arena::wants_latency().into();
         let done = self.moved(registers, alias);
         row.duration_ns = clock::duration_ns(registers.before, registers.after);
@@ -161,14 +183,14 @@ impl Access<'_, '_> {
     fn plain(&mut self, from: usize, to: usize, row: &mut Row) -> bool {
         let before = clock::ticks();
         // SAFETY: one side is our copy, the other the alias of what the program touched.
-        let done = unsafe { copy(from, to, self.site.width) };
+        let done = unsafe { copy(from, to, self.width) };
         row.duration_ns = clock::duration_ns(before, clock::ticks());
         done
     }
 
     /// One access is on its way: is its place hooked?
     pub fn look_for_hook(&mut self, region: &Region, address: usize) {
-        self.hit = if self.logging { Hit::begin(self.thread, self.frame, region, address, self.site.width) } else { None };
+        self.hit = if self.logging { Hit::begin(self.thread, self.frame, region, address, self.width) } else { None };
     }
 
     /// Asks the handlers before an access, if there are any.
@@ -184,7 +206,7 @@ impl Access<'_, '_> {
     /// Puts what a handler has said into a copy of the operand.
     fn put(&mut self, value: &[u8; WIDEST], at: usize, row: &mut Row) {
         // SAFETY: copy_address() leaves room for the widest operand.
-        unsafe { core::ptr::copy_nonoverlapping(value.as_ptr(), at as *mut u8, self.site.width) };
+        unsafe { core::ptr::copy_nonoverlapping(value.as_ptr(), at as *mut u8, self.width) };
         row.flags |= HOOKED;
     }
 
@@ -280,9 +302,7 @@ impl Access<'_, '_> {
         // A store changes no registers but x87's stack, so it can be run twice from the same state: on a copy, without
         // keeping what it does to the vector state, and for real.
         let at = self.copy_address(address);
-        let mut trial = Registers::of(self.frame);
-        trial.vector_state = self.thread.vector_copy(registers.vector_state, registers.components);
-        trial.components = registers.components;
+        let mut trial = self.registers_for_trial();
         if !self.moved(&mut trial, at) {
             return false;
         }
@@ -469,48 +489,6 @@ impl Access<'_, '_> {
         self.log(row, READ, &[0; WIDEST]);
         self.log(row, WRITE, &[0; WIDEST]);
         true
-    }
-
-    /// push, pop, call and jmp through memory. The other side is the program's stack or its instruction pointer.
-    fn stack_or_jump(&mut self, alias: usize, row: &mut Row) -> Outcome {
-        let width = self.site.width;
-        let at = self.thread.buffer.as_mut_ptr() as usize;
-        let stack = self.frame.general(RSP) as usize;
-        let next = self.site.pc + self.site.length;
-        let class = self.site.class;
-        let other = if class == Class::Pop { stack } else { stack.wrapping_sub(width) };
-        if class != Class::Jump && region::find(other).is_some() {
-            return Outcome::Step;
-        }
-        if class == Class::Pop {
-            // SAFETY: the program's own stack, which it was about to read; a fault is recovered from.
-            if !unsafe { copy(other, at, width) } || !self.write(at, alias, row) {
-                return Outcome::Fault;
-            }
-            let value = self.copied(at);
-            self.frame.set_general(RSP, (stack + width) as u64);
-            self.frame.set_pc(next);
-            self.log(row, WRITE, &value);
-            return Outcome::Done;
-        }
-        if !self.read(alias, at, row) {
-            return Outcome::Fault;
-        }
-        let value = self.copied(at);
-        let mut low = [0; 8];
-        low.copy_from_slice(&value[..8]);
-        let target = u64::from_le_bytes(low) as usize;
-        let pushed = if class == Class::Call { next.to_le_bytes() } else { low };
-        if class != Class::Jump {
-            // SAFETY: the program's own stack, which it was about to write; a fault is recovered from.
-            if !unsafe { copy(pushed.as_ptr() as usize, other, width) } {
-                return Outcome::Fault;
-            }
-            self.frame.set_general(RSP, other as u64);
-        }
-        self.frame.set_pc(if class == Class::Push { next } else { target });
-        self.log(row, READ, &value);
-        Outcome::Done
     }
 
     /// Gives the program what the instruction left in the registers.

@@ -15,6 +15,8 @@ pub const STATUS_FLAGS: u64 = 0xcd5;
 const GREGS: [usize; 16] = [13, 14, 12, 11, 15, 10, 9, 8, 0, 1, 2, 3, 4, 5, 6, 7];
 const RIP: usize = 16;
 const EFLAGS: usize = 17;
+/// The code segment's selector in the low 16 bits.
+const SEGMENTS: usize = 18;
 const ERROR: usize = 19;
 const CR2: usize = 22;
 
@@ -22,6 +24,7 @@ pub const RAX: usize = 0;
 pub const RCX: usize = 1;
 pub const RDX: usize = 2;
 pub const RSP: usize = 4;
+pub const RBP: usize = 5;
 pub const RSI: usize = 6;
 pub const RDI: usize = 7;
 
@@ -48,6 +51,11 @@ impl<'a> Frame<'a> {
 
     pub fn set_flags(&mut self, flags: u64) {
         self.context.uc_mcontext.gregs[EFLAGS] = flags as i64;
+    }
+
+    /// The selector of the code segment.
+    pub fn code_segment(&self) -> u16 {
+        self.context.uc_mcontext.gregs[SEGMENTS] as u16
     }
 
     /// A general register, numbered as the instruction set does.

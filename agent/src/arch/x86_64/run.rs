@@ -5,7 +5,7 @@
 
 use core::arch::global_asm;
 
-use super::{Frame, code};
+use super::{Frame, code, cpu};
 
 /// The registers that an instruction runs with, and what it left in them.
 #[repr(C)]
@@ -315,7 +315,8 @@ accesses!(mmiotap_load_1, mmiotap_load_2, mmiotap_load_4, mmiotap_load_8);
 accesses!(mmiotap_load_16, mmiotap_load_32, mmiotap_load_64);
 accesses!(mmiotap_xadd_1, mmiotap_xadd_2, mmiotap_xadd_4, mmiotap_xadd_8);
 
-/// Copies one operand by one load and one store of exactly `width` bytes. False: it faulted.
+/// Copies one operand by one load and one store of exactly `width` bytes, or, where there is no such access, by a few of 8, 4, 2
+/// bytes and one. False: it faulted.
 ///
 /// # Safety
 /// Both sides must be addresses that the program itself was about to access, or ours.
@@ -326,9 +327,18 @@ pub unsafe fn copy(from: usize, to: usize, width: usize) -> bool {
         4 => mmiotap_load_4,
         8 => mmiotap_load_8,
         16 => mmiotap_load_16,
-        32 => mmiotap_load_32,
-        64 => mmiotap_load_64,
-        _ => return false,
+        32 if cpu::has(&cpu::AVX) => mmiotap_load_32,
+        64 if cpu::has(&cpu::AVX512) => mmiotap_load_64,
+        _ => {
+            let mut done = 0;
+            return core::iter::from_fn(|| {
+                let part = [8, 4, 2, 1].into_iter().find(|part| done + part <= width)?;
+                done += part;
+                Some((done - part, part))
+            })
+            // SAFETY: the caller's promise.
+            .all(|(start, part)| unsafe { copy(from + start, to + start, part) });
+        }
     };
     // SAFETY: the caller's promise; a fault is recovered from.
     unsafe { access(from as *const u8, to as *mut u8) }

@@ -8,9 +8,9 @@ use alloc::boxed::Box;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
-use iced_x86::{ConditionCode, Decoder, DecoderOptions, Instruction, OpKind, Register};
+use iced_x86::{Code, ConditionCode, Decoder, DecoderOptions, Instruction, Mnemonic, Register};
 
-use super::{Frame, code, decode};
+use super::{Frame, code, cpu, decode};
 use crate::modules;
 use crate::patch::Patch;
 
@@ -33,12 +33,18 @@ pub enum Class {
     LockedAdd,
     /// Locked, and the old value does not come back.
     LockedOpaque,
+    /// In parts, on a copy (see parts.rs).
+    Parts(Parts),
+    /// Gathers and scatters.
+    Gather,
     /// Moves no data (clflush, clwb): run against the device, nothing to log.
     NoData,
     Push,
     Pop,
     Call,
     Jump,
+    /// What has no operand in memory but the stack: push, pop, call, ret, enter, leave.
+    Stack,
     /// movs, stos, lods, scas, cmps.
     Strings,
     /// Touches registers only: run as it is (see ahead.rs).
@@ -47,6 +53,27 @@ pub enum Class {
     Branch,
     /// Not taken apart: run in place, with the page open.
     Step,
+}
+
+/// How an instruction's access falls into parts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parts {
+    /// Loads all of its operand.
+    Whole,
+    /// Loads the elements that a mask chooses.
+    Elements,
+    /// Loads as many elements as a mask chooses, from the first on.
+    Packed,
+    /// Stores some of its operand, or all.
+    Written,
+    /// xsave.
+    Saved,
+    /// xrstor.
+    Restored,
+    /// movdir64b, enqcmd.
+    Direct,
+    /// xlat.
+    Translated,
 }
 
 pub struct Site {
@@ -114,7 +141,13 @@ impl Site {
     /// many (gathers).
     pub fn operand_address(&self, frame: &Frame) -> Option<usize> {
         let instruction = &self.instruction;
-        let operand = (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory)?;
+        if instruction.mnemonic() == Mnemonic::Clzero {
+            const LINE: u64 = 64;
+            let short = instruction.code() == Code::Clzerod;
+            let register = if short { Register::EAX } else { Register::RAX };
+            return Some((frame.register(register)? & !(LINE - 1)) as usize);
+        }
+        let operand = (0..instruction.op_count()).find(|&op| decode::is_memory(instruction.op_kind(op)))?;
         let mut address = instruction.virtual_address(operand, 0, |register, _, _| frame.register(register))?;
         // `pop` computes an address that is based on rsp after it has moved rsp (SDM, POP).
         if self.class == Class::Pop && instruction.memory_base() == Register::RSP {
@@ -242,5 +275,7 @@ pub fn fetch(pc: usize) -> ([u8; 15], usize) {
 }
 
 fn decode_at(pc: usize, bytes: &[u8]) -> Instruction {
-    Decoder::with_ip(64, bytes, pc as u64, DecoderOptions::NONE).decode()
+    // AMD's reads some prefixes of jumps differently.
+    let options = if cpu::has(&cpu::AMD) { DecoderOptions::AMD } else { DecoderOptions::NONE };
+    Decoder::with_ip(64, bytes, pc as u64, options).decode()
 }

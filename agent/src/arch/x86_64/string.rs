@@ -8,11 +8,9 @@ use iced_x86::{Instruction, Mnemonic, OpKind};
 
 use super::exec::{Access, Outcome};
 use super::frame::{DIRECTION_FLAG, Frame, RAX, RCX, RDI, RSI};
-use super::run::copy;
+use super::parts::{Done, Stop, read, write};
 use super::site::Site;
-use crate::capture::{self, Row};
 use crate::layout::{READ, WRITE};
-use crate::region::{self, Region};
 
 /// Elements a turn. After it the instruction traps again, and signals get in between, as on the processor.
 const TURN: usize = 4096;
@@ -41,22 +39,6 @@ enum Repeat {
     WhileUnequal,
 }
 
-/// Why an element could not be done.
-enum Stop {
-    /// It lies across the end of a region. Nothing has happened to it yet.
-    Straddles,
-    Fault,
-}
-
-/// One side of an element.
-struct Side {
-    /// As the program names it.
-    address: usize,
-    /// Where it is accessed: in the alias, or where the program says if it is plain memory.
-    at: usize,
-    region: Option<Region>,
-}
-
 struct StringInstruction {
     operation: Operation,
     repeat: Repeat,
@@ -81,8 +63,8 @@ pub(super) fn execute(access: &mut Access) -> Outcome {
     for done in 0..TURN {
         match string.element(access) {
             Ok(()) => {}
-            Err(Stop::Straddles) if done == 0 => return Outcome::Step,
-            Err(Stop::Straddles) => return Outcome::Done,
+            Err(Stop::Step) if done == 0 => return Outcome::Step,
+            Err(Stop::Step) => return Outcome::Done,
             Err(Stop::Fault) => {
                 // SDM, REP: after a fault the flags are those from before the instruction.
                 access.frame.set_flags(flags);
@@ -132,45 +114,41 @@ impl StringInstruction {
     }
 
     /// Does one element. What it changes in the frame, it changes after its last access.
-    fn element(&self, access: &mut Access) -> Result<(), Stop> {
-        // Both operands of cmps fit.
-        let slot = access.thread.buffer.as_mut_ptr() as usize;
-        let other = slot + 8;
+    fn element(&self, access: &mut Access) -> Done {
+        // Of each side; what is loaded may be stored from there.
+        let (mut left, mut right) = (0u64, 0u64);
+        let (slot, other, width) = (&raw mut left as usize, &raw mut right as usize, self.width);
+        let source = self.address(access.frame, RSI);
+        let destination = self.address(access.frame, RDI);
         match self.operation {
             Operation::Move => {
-                let (source, destination) = (self.side(access, RSI)?, self.side(access, RDI)?);
-                transfer(access, READ, &source, slot)?;
-                transfer(access, WRITE, &destination, slot)?;
+                read(access, source, width, slot)?;
+                write(access, destination, width, slot)?;
                 self.advance(access.frame, &[RSI, RDI]);
             }
             Operation::Store => {
-                let destination = self.side(access, RDI)?;
-                // SAFETY: the buffer is this thread's, and aligned.
-                unsafe { (slot as *mut u64).write(access.frame.general(RAX)) };
-                transfer(access, WRITE, &destination, slot)?;
+                left = access.frame.general(RAX);
+                write(access, destination, width, &raw mut left as usize)?;
                 self.advance(access.frame, &[RDI]);
             }
             Operation::Load => {
-                let source = self.side(access, RSI)?;
-                let value = transfer(access, READ, &source, slot)?;
+                read(access, source, width, slot)?;
                 let kept = match self.width {
                     // Writing eax clears the upper half of rax; writing al or ax keeps the rest.
                     4 | 8 => 0,
                     width => access.frame.general(RAX) & !low_bits(width),
                 };
-                access.frame.set_general(RAX, kept | value);
+                access.frame.set_general(RAX, kept | left);
                 self.advance(access.frame, &[RSI]);
             }
             Operation::Scan => {
-                let destination = self.side(access, RDI)?;
-                let value = transfer(access, READ, &destination, slot)?;
-                self.compare(access.frame, access.frame.general(RAX), value);
+                read(access, destination, width, slot)?;
+                self.compare(access.frame, access.frame.general(RAX), left);
                 self.advance(access.frame, &[RDI]);
             }
             Operation::Compare => {
-                let (source, destination) = (self.side(access, RSI)?, self.side(access, RDI)?);
-                let left = transfer(access, READ, &source, slot)?;
-                let right = transfer(access, READ, &destination, other)?;
+                read(access, source, width, slot)?;
+                read(access, destination, width, other)?;
                 self.compare(access.frame, left, right);
                 self.advance(access.frame, &[RSI, RDI]);
             }
@@ -181,19 +159,6 @@ impl StringInstruction {
     fn address(&self, frame: &Frame, register: usize) -> usize {
         let base = if register == RSI { self.base } else { 0 };
         base.wrapping_add(frame.general(register) & self.mask) as usize
-    }
-
-    /// The element that rsi or rdi points to.
-    fn side(&self, access: &Access, register: usize) -> Result<Side, Stop> {
-        let address = self.address(access.frame, register);
-        let last = address.wrapping_add(self.width - 1);
-        match (region::find(address), region::find(last)) {
-            (None, None) => Ok(Side { address, at: address, region: None }),
-            (Some(region), _) if region.holds(address, self.width) => {
-                Ok(Side { address, at: address.wrapping_add(region.delta), region: Some(region) })
-            }
-            _ => Err(Stop::Straddles),
-        }
     }
 
     fn advance(&self, frame: &mut Frame, registers: &[usize]) {
@@ -252,39 +217,6 @@ fn has_short_addresses(instruction: &Instruction) -> bool {
         .any(|operand| matches!(instruction.op_kind(operand), OpKind::MemorySegESI | OpKind::MemoryESEDI))
 }
 
-/// One access between an element's side and a slot of our buffer, logged if the side is in a region. The answer is what was
-/// moved. A read is logged even if the write that belongs to it then faults: the device has seen it.
-fn transfer(access: &mut Access, kind: u8, side: &Side, slot: usize) -> Result<u64, Stop> {
-    let width = access.site.width;
-    let (from, to) = if kind == READ { (side.at, slot) } else { (slot, side.at) };
-    // SAFETY: the slot is in our buffer, which is aligned.
-    let moved = || unsafe { (slot as *const u64).read() } & low_bits(width);
-    let Some(region) = side.region.filter(|_| access.logging) else {
-        // SAFETY: one side is our buffer, the other what the program was about to access, or its alias.
-        return if unsafe { copy(from, to, width) } { Ok(moved()) } else { Err(Stop::Fault) };
-    };
-    // Room first: the time stamp comes after any waiting. Without room, write() counts the event as lost.
-    capture::reserve(access.thread, 1);
-    let mut row = Row {
-        time_ns: access.thread.log.clock.now(),
-        pc: access.site.pc as u64,
-        map_id: region.map_id,
-        offset: region.offset_of(side.address),
-        width: width as u16,
-        flags: access.site.flags,
-        ..Row::new(kind)
-    };
-    access.look_for_hook(&region, side.address);
-    let done = if kind == READ { access.read(from, to, &mut row) } else { access.write(from, to, &mut row) };
-    access.hit = None;
-    if !done {
-        return Err(Stop::Fault);
-    }
-    row.value = moved();
-    capture::write(access.thread, &row, &[]);
-    Ok(row.value)
-}
-
 /// The bits of a value of this many bytes.
 fn low_bits(width: usize) -> u64 {
     u64::MAX >> (64 - 8 * width)
@@ -313,9 +245,10 @@ mod tests {
     use super::super::{code, decode};
     use super::*;
     use crate::layout::*;
+    use crate::region::{self, Region};
     use crate::region::{Front, Guard};
     use crate::thread::{self, Thread};
-    use crate::{arena, clock, sys};
+    use crate::{arena, capture, clock, sys};
     use iced_x86::{Decoder, DecoderOptions};
     use std::sync::Once;
     use std::vec::Vec;
@@ -601,16 +534,31 @@ mod tests {
     }
 
     #[test]
-    fn an_element_across_the_end_of_a_region_is_stepped() {
+    fn of_an_element_across_the_start_of_a_region_the_part_inside_is_logged() {
         let bench = Bench::new();
         let thread = thread::current().unwrap();
-        let site = place(&[0xf3, 0xab]);
-        let end = bench.front + SIZE;
-        let (outcome, state) = by_us(thread, site, start(4, 0, end - 10), false);
-        assert_eq!((outcome, state), (Outcome::Done, start(2, 0, end - 2)));
-        assert_eq!(by_us(thread, site, state, false), (Outcome::Step, state));
-        let before = start(4, 0, bench.front - 2);
-        assert_eq!(by_us(thread, site, before, false), (Outcome::Step, before));
+        // The region again, directly behind ordinary memory.
+        let front = bench.plain + SIZE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        // SAFETY: nothing is mapped there.
+        let placed = unsafe { sys::mmap(front, SIZE, libc::PROT_NONE, flags, -1, 0) };
+        assert!(!sys::is_error(placed));
+        let mut bench = bench;
+        let region = region::find(bench.front).unwrap();
+        assert!(bench.guard.remove(bench.front, bench.front + SIZE));
+        // SAFETY: the bench's own, not used any more.
+        unsafe { sys::munmap(bench.front, SIZE) };
+        bench.front = front;
+        let delta = bench.alias.wrapping_sub(front);
+        assert!(bench.guard.insert(Region { start: front, end: front + SIZE, delta, ..region }));
+        let state = State { rax: 0x4433_2211, ..start(2, 0, front - 6) };
+        let seen = rows(thread, |thread| {
+            let (outcome, end) = by_us(thread, place(&[0xf3, 0xab]), state, true);
+            assert_eq!((outcome, end.rcx, end.rdi as usize), (Outcome::Done, 0, front + 2));
+        });
+        assert_eq!(seen, [(WRITE, 0x100, 0x4433, 2)]);
+        assert_eq!(Bench::contents(bench.plain)[SIZE - 6..], [0x11, 0x22, 0x33, 0x44, 0x11, 0x22]);
+        assert_eq!(Bench::contents(bench.alias)[..3], [0x33, 0x44, 0]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use iced_x86::{Mnemonic, OpKind, Register};
 
+use super::decode::is_plain_width;
 use super::exec::{Access, WIDEST, is_high_byte};
 use super::frame::{Frame, RAX, RDX, RSP};
 use super::run::{Registers, components, copy};
@@ -36,7 +37,8 @@ pub struct Before {
 impl Before {
     /// None: the instruction is one that the agent does not take apart.
     pub fn new(thread: &mut Thread, frame: &mut Frame, site: &'static Site) -> Option<Before> {
-        if matches!(site.class, Class::Step | Class::Plain | Class::Branch) {
+        let in_parts = matches!(site.class, Class::Parts(_) | Class::Gather | Class::Stack) || !is_plain_width(site.width);
+        if in_parts || matches!(site.class, Class::Step | Class::Plain | Class::Branch) {
             return None;
         }
         let places = places(site, frame)?;

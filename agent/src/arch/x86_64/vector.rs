@@ -2,6 +2,7 @@
 //! in the standard format (SDM volume 1, chapter 13).
 
 use core::arch::asm;
+use core::ops::Range;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -27,6 +28,9 @@ const ZMM_HIGH: u32 = 7;
 
 /// The leaf of CPUID that tells of XSAVE.
 const XSAVE_LEAF: u32 = 0xd;
+
+/// k0 to k7, 8 bytes each.
+const MASKS: u32 = 5;
 
 /// What CPUID said, which is slow to ask in a virtual machine; 0: not asked yet. A component's is offset << 32 | size.
 static STATE_SIZE: AtomicUsize = AtomicUsize::new(0);
@@ -119,6 +123,110 @@ pub(super) fn store_vector(registers: &Registers, number: usize, at: usize, widt
     if width > 32 {
         put(32, ZMM_UPPER, extent(ZMM_UPPER).0 + 32 * number, 32);
     }
+}
+
+/// Where a part is in the state. If its component was in its initial state, which is all zeros, it is written out.
+fn with_component(registers: &Registers, part: &Part) -> *mut u8 {
+    let (state, (offset, size)) = (registers.vector_state, part.extent);
+    // SAFETY: the state holds XSAVE's header and the component.
+    unsafe {
+        let present = state.add(PRESENT).cast::<u64>();
+        if present.read() & (1 << part.component) == 0 {
+            state.add(offset).write_bytes(0, size);
+            present.write(present.read() | 1 << part.component);
+        }
+        state.add(offset + part.at)
+    }
+}
+
+/// Some bytes of a vector register, and where they are: `at` in a component of this offset and size.
+struct Part {
+    bytes: Range<usize>,
+    component: u32,
+    extent: (usize, usize),
+    at: usize,
+}
+
+fn parts_of(number: usize) -> impl Iterator<Item = Part> {
+    let part = |bytes: Range<usize>, component, extent, first: usize| {
+        let at = bytes.len() * (number - first);
+        Part { bytes, component, extent, at }
+    };
+    let high = (number >= 16).then(|| part(0..64, ZMM_HIGH, extent(ZMM_HIGH), 16));
+    let low = (number < 16).then(|| {
+        [part(0..16, SSE, (XMM, 256), 0), part(16..32, AVX, extent(AVX), 0), part(32..64, ZMM_UPPER, extent(ZMM_UPPER), 0)]
+    });
+    high.into_iter().chain(low.into_iter().flatten())
+}
+
+/// Sets the low bytes of a vector register in the state, which has components.
+pub(super) fn put_vector(registers: &Registers, number: usize, value: &[u8]) {
+    for part in parts_of(number).filter(|part| part.bytes.start < value.len()) {
+        let new = &value[part.bytes.start..part.bytes.end.min(value.len())];
+        let base = with_component(registers, &part);
+        // SAFETY: inside the component.
+        unsafe { base.copy_from_nonoverlapping(new.as_ptr(), new.len()) };
+    }
+}
+
+/// Sets all that the processor has of a vector register to zero.
+pub(super) fn clear_vector(registers: &Registers, number: usize) {
+    for part in parts_of(number).filter(|part| registers.components & (1 << part.component) != 0) {
+        let base = with_component(registers, &part);
+        // SAFETY: inside the component.
+        unsafe { base.write_bytes(0, part.bytes.len()) };
+    }
+}
+
+/// A mask register of the state; k0 is no mask, which means every element.
+pub(super) fn mask_register(registers: &Registers, number: usize) -> u64 {
+    let state = registers.vector_state;
+    // SAFETY: the state holds XSAVE's header, and the component if it is present.
+    unsafe {
+        match state.add(PRESENT).cast::<u64>().read() & (1 << MASKS) {
+            _ if number == 0 => u64::MAX,
+            0 => 0,
+            _ => state.add(extent(MASKS).0 + 8 * number).cast::<u64>().read(),
+        }
+    }
+}
+
+pub(super) fn set_mask_register(registers: &Registers, number: usize, value: u64) {
+    let part = Part { bytes: 0..8, component: MASKS, extent: extent(MASKS), at: 8 * number };
+    // SAFETY: inside the component.
+    unsafe { with_component(registers, &part).cast::<u64>().write(value) };
+}
+
+/// The components that the system has enabled (XCR0).
+pub(super) fn enabled_components() -> u64 {
+    if !cpu::has(&cpu::XSAVE) {
+        return 0;
+    }
+    let (low, high): (u32, u32);
+    // SAFETY: XSAVE in use means that the instruction is there.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// Components of a state with their offset and size, in the standard format, or in the compacted one that XCOMP_BV describes
+/// (SDM volume 1, 13.4.3).
+pub(super) fn components_of(compaction: Option<u64>) -> impl Iterator<Item = (u32, (usize, usize))> {
+    const ALIGNED: u32 = 1 << 1;
+    let mut end = LEGACY + HEADER;
+    (0..EXTENTS.len() as u32).filter_map(move |component| match (component, compaction) {
+        (0, _) => Some((0, (0, XMM))),
+        (SSE, _) => Some((SSE, (XMM, 256))),
+        (_, None) => Some((component, extent(component))),
+        (_, Some(bits)) if bits & (1 << component) != 0 => {
+            if cpuid(XSAVE_LEAF, component).ecx & ALIGNED != 0 {
+                end = end.next_multiple_of(64);
+            }
+            let offset = end;
+            end += extent(component).1;
+            Some((component, (offset, extent(component).1)))
+        }
+        _ => None,
+    })
 }
 
 #[cfg(test)]
