@@ -11,7 +11,7 @@ import pytest
 from instructions import program
 from instructions.case import WINDOW, Case
 from instructions.table import all_cases
-from test_instructions import PROCESSOR
+from instructions.tracing import PROCESSOR
 
 from mmiotap.trace import layout
 from mmiotap.trace.reader import open_trace

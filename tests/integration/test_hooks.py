@@ -46,7 +46,12 @@ static unsigned long do_one(char command, char *at, unsigned long value)
     case 'x': return __atomic_exchange_n((uint32_t *)at, value, __ATOMIC_SEQ_CST);
     case 'a': return __atomic_fetch_add((uint32_t *)at, value, __ATOMIC_SEQ_CST);
     case 'o': __atomic_fetch_or((uint32_t *)at, value, __ATOMIC_SEQ_CST); return 0;
-    case 't': __asm__ volatile("fldt %0; fstp %%st(0)" : : "m"(*(long double *)at)); return 0;
+    case 't': __asm__ volatile("fxsave64 %0" : "=m"(*(char (*)[512])at)); return 0;
+    case 'l': {
+        union { long double wide; unsigned long low; } loaded;
+        __asm__ volatile("fldt %1; fstpt %0" : "=m"(loaded.wide) : "m"(*(long double *)at));
+        return loaded.low;
+    }
     case 'p': return (unsigned long)at;
     case 'i': return getpid();
     }
@@ -424,6 +429,17 @@ def test_what_is_stepped_is_observed(driver: Driver) -> None:
     assert seen.lines == [("pre", "unknown", 16, None), ("post", "unknown", 16, None)] * 3
     assert len(reports) == 3
     assert "cannot be answered" in reports[0]
+
+
+def test_an_operand_of_ten_bytes_is_answered(driver: Driver) -> None:
+    hooks = Hooks(limit=AMPLE)
+    seen = Seen(lambda access: access.answer(0x4000_C90F_DAA2_2168_C235))
+    hooks.add(driver.on(0, 64), seen.probe())
+    low: list[int] = []
+    driver.run(hooks, lambda: low.append(driver.tell("l", 32)))
+    assert low == [0xC90F_DAA2_2168_C235]
+    assert seen.lines[0][:3] == ("pre", "read", 32)
+    assert driver.untouched
 
 
 def test_a_handler_that_raises_is_reported_and_the_device_answers(driver: Driver) -> None:

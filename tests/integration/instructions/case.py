@@ -52,6 +52,7 @@ class Access:
     locked: bool = False
     known: bool = True
     nontemporal: bool = False
+    string: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,12 @@ class Case:
     needs: tuple[str, ...] = ()
     #: Mapped at FIXED instead of wherever the kernel likes.
     fixed: bool = False
-    #: Rows of kind ``unknown`` are as good as those of ``accesses``.
+    #: Stepped, its rows may be of kind ``unknown``.
     may_be_unknown: bool = False
     #: More assembly, which touches no region, around the instruction. Jumps and calls end behind it (@END).
     before: str = ""
     after: str = ""
+    #: What the decoder calls the encoding; "" for a case that was written by hand.
+    code: str = ""
+    #: It writes what it likes of so many bytes from TARGET on, behind its accesses.
+    some_of: int = 0

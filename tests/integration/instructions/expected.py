@@ -39,6 +39,7 @@ def row(access: Access, memory: bytes) -> Row:
         layout.RMW * access.rmw
         | layout.LOCKED * access.locked
         | layout.NONTEMPORAL * access.nontemporal
+        | layout.STRING * access.string
         | (0 if access.known else layout.VALUE_UNKNOWN | layout.REASON_LOCKED << layout.REASON_SHIFT)
     )
     value = int.from_bytes(memory[access.offset : access.offset + access.width], "little") if access.known else 0

@@ -9,7 +9,7 @@ from .case import ARITHMETIC, DIRECTION, FIXED, REGISTERS, TARGET, WINDOW, Case,
 
 HERE = Path(__file__).parent
 BASES = {"zero": 0, "region": 1, "side": 2, "stack": 3, "fs": 4}
-PATCHES = 4
+PATCHES = 10
 #: struct state of runner.c
 FLAGS, MASK, VECTOR, X87 = 128, 144, 256, 256 + 32 * 64
 IN_ORDER = [(name, 8 * number) for number, name in enumerate(REGISTERS)]
@@ -54,6 +54,7 @@ content: .incbin "content.bin"
 indices32: .long 0, 3, -5, 100, 7, 7, -200, 31
 indices64: .quad 0, -3, 50, 11
 x87_value: .double 1234.5
+no_addresses: .long 0x37f, 5 << 11, 0x3ff, 0, 0, 0, 0
 default_mxcsr: .long 0x1f80
 """
 

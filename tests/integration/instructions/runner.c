@@ -19,7 +19,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { WINDOW = 8192, LENGTH = 12288, MARK = 8192, SIDE = 4096, STACK = 256 * 1024 };
+enum { WINDOW = 8192, LENGTH = 12288, PATCHES = 10, MARK = 8192, SIDE = 4096, STACK = 256 * 1024 };
 enum { ZERO, REGION, SIDE_BASE, STACK_BASE, FS, BASES };
 /* Of the stack, this much around rsp is compared: the red zone and what the caller has there. */
 enum { BELOW = 128, ABOVE = 256 };
@@ -41,7 +41,7 @@ struct test {
     void *instruction;
     uint64_t fixed, flags;
     struct value registers[16];
-    struct patch patches[4];
+    struct patch patches[PATCHES];
 };
 
 /* Offsets are known to cases.S. */
@@ -88,7 +88,7 @@ static void die(const char *what)
 static void prepare(const struct test *test, unsigned char *window)
 {
     memcpy(window, content, WINDOW);
-    for (const struct patch *p = test->patches; p < test->patches + 4; p++)
+    for (const struct patch *p = test->patches; p < test->patches + PATCHES; p++)
         memcpy(window + p->offset, &p->value, p->width);
     memcpy(side, content, SIDE);
     memset(case_stack - BELOW, 0x5a, BELOW + ABOVE);

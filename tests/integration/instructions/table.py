@@ -9,6 +9,7 @@ from .case import ADJUST, ARITHMETIC, CARRY, FIXED, TARGET, WINDOW, Access, Case
 
 SUFFIX = {1: "b", 2: "w", 4: "l", 8: "q"}
 OLD = {"a": "rax", "c": "rcx", "d": "rdx", "b": "rbx"}
+MASK_1 = 0x9E3779B97F4A7C15 * 2 & (1 << 64) - 1
 CONDITIONS = ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
 
 
@@ -459,6 +460,10 @@ def control(t: Table) -> None:
     t.add("call *8(%rsp,%rbp)", read(8), patches=end, registers=from_stack, label="address from rsp")
     t.add("jmp *@", read(8), patches=end, after="ud2")
     t.add("notrack jmp *@", read(8), patches=end, after="ud2")
+    # Offset and selector, that of 64-bit code (Linux, asm/segment.h: __USER_CS).
+    far = (Patch(TARGET, 4, "@END"), Patch(TARGET + 4, 2, 0x33))
+    t.add("ljmp *@", read(6), patches=far, after="ud2", may_be_unknown=True)
+    t.add("lcall *@", read(6), patches=far, after="ud2", may_be_unknown=True)
     t.add("xlat", read(1), registers={"rbx": at_region(TARGET - 0x21), "rax": 0x21}, may_be_unknown=True)
 
 
@@ -617,15 +622,6 @@ def sse(t: Table) -> None:
     for operation in ("sha1msg1", "sha1msg2", "sha1nexte", "sha256msg1", "sha256msg2", "sha1rnds4 $2,"):
         t.add(f"{operation} @, %xmm1", read(16), needs="sha_ni")
     t.add("sha256rnds2 %xmm0, @, %xmm1", read(16), needs="sha_ni")
-    # A store that a mask decides on: an operand without a width of its own.
-    t.add(
-        "maskmovdqu %xmm2, %xmm1",
-        write(16),
-        registers={"rdi": at_region(TARGET)},
-        may_be_unknown=True,
-    )
-    t.add("fxsave64 @", write(512), may_be_unknown=True)
-    t.add("xsave64 @", write(576), registers={"rax": 3, "rdx": 0}, needs="xsave", may_be_unknown=True)
 
 
 def avx(t: Table) -> None:
@@ -714,30 +710,6 @@ def avx(t: Table) -> None:
     t.add("vstmxcsr @", write(4), needs="avx")
     t.add("vaesenc @, %ymm2, %ymm3", read(32), needs="vaes avx2")
     t.add("vpclmulqdq $0x11, @, %ymm2, %ymm3", read(32), needs="vpclmulqdq avx2")
-    for operation, needs in (
-        ("vmaskmovps", "avx"),
-        ("vmaskmovpd", "avx"),
-        ("vpmaskmovd", "avx2"),
-        ("vpmaskmovq", "avx2"),
-    ):
-        t.add(f"{operation} @, %ymm2, %ymm3", read(32), needs=needs, may_be_unknown=True)
-        t.add(f"{operation} %ymm2, %ymm3, @", write(32), needs=needs, may_be_unknown=True)
-    # Four or eight reads, in an order that the processor chooses.
-    for operation, vector in (
-        ("vpgatherdd", "ymm"),
-        ("vgatherdps", "ymm"),
-        ("vpgatherqq", "ymm"),
-        ("vgatherqpd", "xmm"),
-    ):
-        wide = operation[-1] in "dq" and operation != "vpgatherdd"
-        t.add(
-            f"{operation} %{vector}2, (%rsi,%{vector}4,{8 if wide else 4}), %{vector}3",
-            read(8 if wide else 4),
-            registers={"rsi": at_region(TARGET)},
-            before=f"vmovdqu indices{'64' if wide else '32'}(%rip), %ymm4",
-            needs="avx2",
-            may_be_unknown=True,
-        )
 
 
 def avx512(t: Table) -> None:
@@ -761,9 +733,20 @@ def avx512(t: Table) -> None:
     t.add("vpcmpeqd @, %zmm24, %k3", read(64), needs="avx512f")
     t.add("kmovw @, %k4", read(2), needs="avx512f")
     t.add("kmovq %k4, @", write(8), needs="avx512bw")
-    t.add("vmovdqu32 @, %zmm25{%k1}", read(64), needs="avx512f", may_be_unknown=True)
-    t.add("vmovdqu32 @, %zmm25{%k1}{z}", read(64), needs="avx512f", may_be_unknown=True)
-    t.add("vmovdqu32 %zmm25, @{%k1}", write(64), needs="avx512f", may_be_unknown=True)
+    # runner.c sets the mask registers.
+    chosen = [TARGET + 4 * n for n in range(16) if MASK_1 & 1 << n]
+    reads, writes = ([access(4, offset=offset) for offset in chosen] for access in (read, write))
+    t.add("vmovdqu32 @, %zmm25{%k1}", *reads, needs="avx512f", may_be_unknown=True)
+    t.add("vmovdqu32 @, %zmm25{%k1}{z}", *reads, needs="avx512f", may_be_unknown=True)
+    t.add("vmovdqu32 %zmm25, @{%k1}", *writes, needs="avx512f", may_be_unknown=True)
+    packed = [read(4, offset=TARGET + 4 * n) for n in range(len(chosen))]
+    t.add("vpexpandd @, %zmm25{%k1}", *packed, needs="avx512f", may_be_unknown=True)
+    t.add(
+        "vpcompressd %zmm25, @{%k1}",
+        *[replace(it, kind="write") for it in packed],
+        needs="avx512f",
+        may_be_unknown=True,
+    )
     t.add("movdiri %rax, @", write(8), needs="movdiri")
 
 

@@ -80,16 +80,28 @@ def test_accesses_across_the_edges_of_a_region(special: Any, traced: bool) -> No
     assert [ended.rows[index]["value"] for index in marks] == [1, 2]
     assert marks == [0, len(ended.rows) - 1]
     inside = ended.rows[1:-1]
-    strings = [row for row in inside if row["flags"] & layout.STRING and row["width"] == 1]
-    front, back = (b"".join(bytes([i * 7 + 1 & 0xFF]) for i in part) for part in (range(20, 48), range(20)))
-    assert [(row["kind"], row["offset"], row["value"]) for row in strings] == [
-        *(("write", index, value) for index, value in enumerate(front)),
-        *(("write", 4096 - 20 + index, value) for index, value in enumerate(back)),
-    ]
-    # What lies wholly inside is a row as ever; the rest says that the agent did not take it apart.
-    whole = [row for row in inside if row["kind"] in ("read", "write") and not row["flags"] & layout.STEPPED]
-    assert all(row["offset"] + row["width"] <= 4096 for row in whole)
-    assert sum(row["kind"] == "unknown" or bool(row["flags"] & layout.STEPPED) for row in inside) >= 20 * 2 * 6
+    strings = [row for row in inside if row["flags"] & layout.STRING]
+    text = bytes(i * 7 + 1 & 0xFF for i in range(48))
+    for edge, part in ((0, text[20:]), (4096 - 20, text[:20])):
+        written = [row for row in strings if row["kind"] == "write" and edge <= row["offset"] < edge + 64]
+        assert [(row["width"], row["offset"]) for row in written] == [(1, edge + i) for i in range(len(part))]
+        assert bytes(row["value"] for row in written) == part
+    # Each part is known, ends with its mapping, and was run out of line.
+    assert {row["kind"] for row in inside} == {"read", "write"}
+    assert all(row["offset"] % 4096 + row["width"] <= 4096 for row in inside)
+    assert not any(row["flags"] & (layout.STEPPED | layout.VALUE_UNKNOWN) for row in inside)
+    assert {2, 3, 7, 160, 256} <= {row["width"] for row in inside}
+
+
+@every_way
+def test_a_stack_in_the_region(special: Any, traced: bool) -> None:
+    ended = special("inside", traced=traced)
+    assert_right(ended)
+    if traced:
+        assert not any(row["flags"] & layout.STEPPED for row in ended.rows)
+        words = Counter((row["kind"], row["offset"], row["value"]) for row in ended.rows)
+        assert words["read", 64, 4711] == words["write", 64, 4711] == 50
+        assert words["write", 4096 - 16, (1 << 64) - 7] == words["read", 4096 - 16, (1 << 64) - 7] == 50
 
 
 @every_way

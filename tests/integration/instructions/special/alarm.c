@@ -30,7 +30,7 @@ int main(int argc, char **argv)
         CHECK(get32(device) == count);
         count++;
         if (count % 64 == 0)
-            put_fxsave(device + 1024);
+            be_stepped(device + 1024);
     }
     struct itimerval never = {{0, 0}, {0, 0}};
     setitimer(ITIMER_REAL, &never, NULL);

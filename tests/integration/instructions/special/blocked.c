@@ -16,7 +16,7 @@ static void *touch(void *argument)
         put32(device + 4 * thread, thread << 24 | i);
         CHECK(get32(device + 4 * thread) == (thread << 24 | i));
     }
-    put_fxsave(device + 512 + 512 * thread);
+    be_stepped(device + 512 + 512 * thread);
     CHECK(pthread_sigmask(SIG_BLOCK, &none, &before) == 0);
     CHECK(sigismember(&before, SIGSEGV) && sigismember(&before, SIGTRAP) && sigismember(&before, SIGUSR1));
     CHECK(sigismember(&before, SIGBUS) && sigismember(&before, SIGALRM));

@@ -10,7 +10,7 @@ static void touch(uint32_t who)
         put32(device + 4 * who, who << 24 | i);
         CHECK(get32(device + 4 * who) == (who << 24 | i));
     }
-    put_fxsave(device + 512 + 512 * who);
+    be_stepped(device + 512 + 512 * who);
 }
 
 static void wait_for(pid_t child)

@@ -13,7 +13,7 @@ int main(int argc, char **argv)
         errno = 1234;
         put32(device, i);
         CHECK(errno == 1234 && get32(device) == i && errno == 1234);
-        put_fxsave(device + 1024);
+        be_stepped(device + 1024);
         CHECK(errno == 1234 && fegetround() == FE_UPWARD);
         __asm__ volatile("movq $0x1234567, -8(%%rsp); movq $0x89abcd, -128(%%rsp)\n\t"
                          "movl (%1), %%eax; lock incl (%1); fildl (%1); fstp %%st(0)\n\t"

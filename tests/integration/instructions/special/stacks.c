@@ -17,7 +17,7 @@ static void *touch(void *argument)
         CHECK(get32(device + 4 * thread) == i);
     }
     __asm__ volatile("movups (%0), %%xmm0; paddd (%0), %%xmm0" : : "r"(device + 256) : "xmm0", "memory");
-    put_fxsave(device + 1024);
+    be_stepped(device + 1024);
     return NULL;
 }
 
