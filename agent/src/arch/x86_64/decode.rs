@@ -32,6 +32,9 @@ pub fn site(instruction: &Instruction) -> Site {
     if matches!(site.class, Class::Plain | Class::Branch) {
         return site;
     }
+    if is_atomic(instruction) && matches!(site.class, Class::Modify) {
+        site.class = Class::LockedOpaque;
+    }
     if !is_plain_width(site.width) {
         site.class = match site.class {
             Class::Load => Class::Parts(Parts::Whole),
@@ -315,6 +318,12 @@ fn is_stack(instruction: &Instruction) -> bool {
 fn sets_thread_pointer(instruction: &Instruction) -> bool {
     matches!(instruction.op0_register(), Register::FS | Register::GS)
         || matches!(instruction.mnemonic(), Mnemonic::Lfs | Mnemonic::Lgs)
+}
+
+/// Is it atomic without a lock prefix? (RAO-INT, CMPccXADD.)
+fn is_atomic(instruction: &Instruction) -> bool {
+    let features = instruction.cpuid_features();
+    features.contains(&CpuidFeature::RAO_INT) || features.contains(&CpuidFeature::CMPCCXADD)
 }
 
 /// How an instruction with a mask register uses it on memory. None: it is not known, or all of the operand is loaded anyway.
