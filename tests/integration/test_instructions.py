@@ -7,7 +7,8 @@ registers, flags and memory. Here the rows of the trace are compared with what t
 from dataclasses import replace
 
 import pytest
-from instructions.generated import generated
+from instructions import published
+from instructions.generated import generated, supported
 from instructions.table import all_cases
 from instructions.tracing import PROCESSOR, Outcome, Runner
 
@@ -49,6 +50,11 @@ def every_encoding(tmp_path_factory: pytest.TempPathFactory) -> Runner:
     return Runner.build(GENERATED, tmp_path_factory.mktemp("encodings"))
 
 
+@pytest.fixture(scope="module")
+def encodings_traced(every_encoding: Runner, patching: str) -> Outcome:
+    return every_encoding.trace_all("--patch", patching, rounds=4)
+
+
 def assert_right(outcome: Outcome, runner: Runner) -> None:
     assert outcome.all_wrong() == ""
     assert outcome.ran == {case.name for case in runner.cases}
@@ -70,11 +76,22 @@ def test_traced(written: Runner, patching: str) -> None:
     assert bool(outcome.patched) == (patching != "off")
 
 
-def test_every_encoding_traced(every_encoding: Runner, patching: str) -> None:
-    outcome = every_encoding.trace_all("--patch", patching, rounds=4)
-    assert_right(outcome, every_encoding)
-    assert outcome.stepped == set()
-    assert bool(outcome.patched) == (patching != "off")
+def test_every_encoding_traced(encodings_traced: Outcome, every_encoding: Runner, patching: str) -> None:
+    assert_right(encodings_traced, every_encoding)
+    assert encodings_traced.stepped == set()
+    assert bool(encodings_traced.patched) == (patching != "off")
+
+
+def test_the_page_of_instructions_is_up_to_date(encodings_traced: Outcome) -> None:
+    page = published.PAGE.read_text()
+    if f": {', '.join(published.flags(PROCESSOR))}.\n" in page:
+        assert page == published.document(PROCESSOR, encodings_traced), f"python {published.__file__} writes it anew"
+    else:
+        # Another processor: what both have is the same.
+        here = {encoding.code for encoding in supported(PROCESSOR)}
+        rows = [line.split(" | ") for line in published.by_feature(here, encodings_traced)]
+        there = {line.split(" | ")[0]: line.split(" | ") for line in page.splitlines()}
+        assert all(row == there[row[0]] for row in rows if "0" not in (row[2], there[row[0]][2]))
 
 
 @pytest.mark.parametrize("way", ["step", "lock"])

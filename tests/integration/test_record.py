@@ -71,6 +71,26 @@ def rows(trace: Path) -> list[tuple[str, int, int, int | None]]:
     ]
 
 
+def test_what_was_stepped_is_counted(compile_c: Compile, mmiotap: Run, registers: Path, tmp_path: Path) -> None:
+    source = r"""
+    #include <fcntl.h>
+    #include <stdint.h>
+    #include <sys/mman.h>
+    int main(int argc, char **argv)
+    {
+        uint16_t *base = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, open(argv[argc - 1], O_RDWR), 0);
+        base[8] = 5;
+        for (int i = 0; i < 3; i++)
+            __asm__ volatile("movw %0, %%gs" : : "m"(*base));
+        return 0;
+    }
+    """
+    result = mmiotap("record", "-o", "trace", "--map", registers, "--", compile_c(source), registers)
+    assert result.status == 0
+    assert "5 events, 1 mapping, 1 thread, stepped: 3, lost: 0, " in result.stderr
+    assert "1 trapped (25.0%), 3 stepped (75.0%)" in mmiotap("stats", "trace").stdout
+
+
 def test_every_access_of_a_small_driver(compile_c: Compile, mmiotap: Run, registers: Path, tmp_path: Path) -> None:
     program = compile_c(DEVICE)
     result = mmiotap("record", "-o", "trace", "--map", f"{tmp_path}/reg*", "--", program, registers)

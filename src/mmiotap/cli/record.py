@@ -135,7 +135,8 @@ def summary(result: "RecordResult", again: list[str]) -> str:
     """What was recorded, and the exact command to type next; ``again`` is what would record PATH, too."""
     lines = [
         f"mmiotap: {_count(result.events, 'event')}, {_count(result.mappings, 'mapping')}, "
-        f"{_count(result.threads, 'thread')}, lost: {result.lost}, {result.seconds:.2f} s"
+        f"{_count(result.threads, 'thread')}, {f'stepped: {result.stepped}, ' * bool(result.stepped)}"
+        f"lost: {result.lost}, {result.seconds:.2f} s"
     ]
     if result.still_running:
         pids = ", ".join(map(str, result.still_running))

@@ -87,6 +87,7 @@ class RecordResult:
     not_selected: list[str]  #: files that were mapped, and that no rule selects
     still_running: list[int]  #: recorded processes that outlive the program
     trouble: str | None  #: why the trace is not whole, with the way out
+    stepped: int = 0  #: events of instructions that were run in place, with the page open
 
 
 def default_folder(program: str) -> Path:
@@ -219,6 +220,7 @@ class Recording:
             not_selected=info["not_selected"],
             still_running=still_running,
             trouble=self._trouble,
+            stepped=self._sealer.stepped if self._sealer else 0,
         )
 
     def _warm_up(self, states: Counter[int]) -> None:

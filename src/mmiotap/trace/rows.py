@@ -161,6 +161,11 @@ def count(chunks: Sequence[Chunk]) -> tuple[int, int]:
     return events, lost
 
 
+def count_flag(events: pa.Table, flag: int) -> int:
+    """How many of these events have this flag."""
+    return int(np.count_nonzero(events.column("flags").to_numpy() & np.uint32(flag)))
+
+
 def in_parts(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
     """The chunks for one part after the other, so that parts follow each other in time, and so do a stream's rows."""
     begin: dict[int, int] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmiotap.trace import rows, store
+from mmiotap.trace import layout, rows, store
 from mmiotap.trace.arena import Arena, Chunk
 from mmiotap.trace.errors import DiskError
 from mmiotap.trace.model import Mapping, Module, Process, Site
@@ -44,6 +44,8 @@ class Sealer:
         self._lock = threading.Lock()
         self._scratch = rows.Scratch()
         self._writer: TraceWriter | None = None
+        #: Events in parts so far whose instruction was run in place.
+        self.stepped = 0
         self._mappings: dict[int, Mapping] = {}
         #: What is beside the events already; one before us may have written it and not come to the part.
         self._listed: set[object] = set()
@@ -104,6 +106,7 @@ class Sealer:
         self._list(found.modules, writer.add_modules)
         self._list(found.processes, writer.add_processes)
         self._list(found.sites, writer.add_sites)
+        self.stepped += rows.count_flag(found.events, layout.STEPPED)
         known = writer.info.get("not_selected", [])
         paths = list(dict.fromkeys([*known, *found.not_selected]))
         if len(paths) > len(known):
