@@ -1,4 +1,4 @@
-"""docs/instructions.md: every encoding with a memory operand, and what becomes of its accesses, from the cases and a recording of them.
+"""docs/instructions.md: every encoding with an operand in memory, and its accesses, by a recording of the cases.
 
     python tests/integration/instructions/published.py
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -23,57 +23,31 @@ from instructions.generated import cases, generated, supported  # noqa: E402
 from instructions.tracing import PROCESSOR, Outcome, Runner  # noqa: E402
 
 PAGE = HERE.parents[2] / "docs" / "instructions.md"
-
-BEGINNING = """\
-# Instructions
-
-What becomes of the accesses of every instruction that can have an operand in memory. This page is written by
-`python tests/integration/instructions/published.py`, from the cases of a test and a recording of them
-(tests/integration/test_instructions.py, which also sees to it that the page is up to date). The encodings are those that the decoder
-(iced-x86) knows in 64-bit mode, found by asking it for each opcode of each map under each prefix; those with an EVEX or XOP prefix and 3DNow! are
-not among them.
-
-A case is one encoding with one form of address: a base; base, index, scale and an 8-bit displacement; a 32-bit displacement; relative to
-the instruction; in the segment fs; with an address-size prefix; an index alone. It is run on plain memory and then on a recorded mapping, trapped
-and patched, from the same state; general registers, flags, x87, vector registers and memory must be the same afterwards, and the events what
-the instruction reads and writes.
-
-"""
-
-STEPPED = """\
-## Stepped
-
-What is left to the [processor](architecture.md#how-a-mapping-is-taken-over), with the page open and the other threads parked:
-
-| what | why |
-|---|---|
-| locked instructions across the edge of a region | two places cannot be changed at once |
-| popf, far returns, iret, enter and leave with 16-bit operands, with the stack in a region | they change more than the agent keeps, and nobody was seen to do it |
-| far jumps and calls into another code segment | the processor has to change its mode |
-| mov, pop and lgs to gs | the register is the thread's, and so is the agent's thread |
-| xsave and xrstor of protection keys, shadow stacks or tiles | the agent runs with its own rights, and does not load the others |
-| tiles (AMX), shadow stacks (CET) | the agent does not load them |
-| arithmetic with an AVX-512 mask, where a part of the operand cannot be loaded | what the mask leaves out must not fault |
-| what is wider than 64 bytes, where it is hooked | a hook's value has 64 bytes |
-
-"""
+#: The page's own words, with places for the tables.
+TEMPLATE = HERE / "page.md"
 
 
 def document(processor: frozenset[str], outcome: Outcome) -> str:
     here = {encoding.code for encoding in supported(processor)}
-    parts = [BEGINNING, "The processor of this page has: " + ", ".join(flags(processor)) + ".\n\n"]
-    parts += ["\n".join(by_feature(here, outcome)), "\n\n", STEPPED, "## Events\n\n"]
-    parts.append("What is in the trace for one execution.\n\n| events | encodings | instructions |\n|---|---|---|\n")
     runs = [encoding for encoding in supported(processor) if not left_out(encoding)]
-    for shape, encodings in groups((shape_of(next(cases(encoding))), encoding) for encoding in runs):
-        parts.append(f"| {shape} | {len(encodings)} | {named(encodings)} |\n")
-    parts.append("\n## Without a case\n\n| why | encodings | instructions |\n|---|---|---|\n")
-    out = ((LEFT_OUT[reason], it) for it in supported(processor) if (reason := left_out(it)))
-    for reason, encodings in groups(out):
-        parts.append(f"| {reason} | {len(encodings)} | {named(encodings)} |\n")
+    events = groups((shape_of(next(cases(encoding))), encoding) for encoding in runs)
+    out = groups((LEFT_OUT[reason], it) for it in supported(processor) if (reason := left_out(it)))
     absent = [encoding for encoding in all_encodings() if encoding.code not in here]
-    parts.append(f"| this processor does not have it | {len(absent)} | {named(absent)} |\n")
-    return "".join(parts)
+    tables = {
+        "@FLAGS": ", ".join(flags(processor)),
+        "@FEATURES": "\n".join(by_feature(here, outcome)),
+        "@EVENTS": "\n".join(map(row, events)),
+        "@LEFT_OUT": "\n".join(map(row, [*out, ("this processor does not have it", absent)])),
+    }
+    page = TEMPLATE.read_text()
+    for place, table in tables.items():
+        page = page.replace(place, table)
+    return page
+
+
+def row(group: tuple[str, list[Encoding]]) -> str:
+    what, encodings = group
+    return f"| {what} | {len(encodings)} | {named(encodings)} |"
 
 
 def flags(processor: frozenset[str]) -> list[str]:
@@ -81,7 +55,7 @@ def flags(processor: frozenset[str]) -> list[str]:
     return sorted(set(FEATURES.values()) & processor)
 
 
-def by_feature(here: set[int], outcome: Outcome) -> list[str]:
+def by_feature(here: Collection[int], outcome: Outcome) -> list[str]:
     """A table of what the encodings need."""
     lines = [
         "| needs | encodings | on this processor | without a case | cases | run out of line | stepped | wrong |",
