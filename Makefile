@@ -23,7 +23,8 @@ demo: $(AGENT)
 test: $(AGENT)
 	tools/set-up screens
 	$(CARGO) test --locked --quiet
-	$(BIN)/python -m pytest -m "not guest and not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not guest and not long" tests/unit
+	$(BIN)/python -m pytest -m "not guest and not long" tests/integration tests/fuzz
 
 test-guest: $(AGENT)
 	tools/set-up guest
