@@ -1,7 +1,7 @@
 """The accesses in a part of a trace, as numpy columns."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ class Accesses:
     """
 
     rows: Rows
+    #: What was made of them, by whom it was made: several analyses need the same.
+    made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, table: pa.Table) -> "Accesses":

@@ -46,7 +46,7 @@ class Runs:
     @classmethod
     def of(cls, accesses: Accesses, *, onward: bool = False) -> "Runs":
         by_thread = accesses.by_thread
-        rows, run = runs_of(by_thread, onward=onward)
+        rows, run = runs_of(accesses, onward=onward)
         begins = np.searchsorted(run, np.arange(len(rows["pid"])))
         ends = np.append(begins[1:], len(run)) - 1
         row = by_thread["row"]
@@ -171,7 +171,7 @@ def _fold(table: pa.Table) -> tuple[pa.Table, dict[int, Fold]]:
 def _modifying(runs: Runs, kept: Bools) -> Ints:
     """The runs that begin with the write of a read-modify-write, of those whose accesses are kept."""
     after = np.flatnonzero(~changes(runs.rows, "pid", "tid"))
-    pairs = is_modify(taken(runs.rows, after - 1), taken(runs.rows, after))
+    pairs = is_modify(runs.rows, after - 1, after)
     found: Ints = after[pairs & kept[runs.end[after - 1]] & kept[runs.begin[after]]]
     return found
 

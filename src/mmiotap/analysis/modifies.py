@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from mmiotap.analysis.accesses import PLACE, READ, WRITE, Accesses
 from mmiotap.analysis.groups import How, Rows, taken
-from mmiotap.analysis.runs import Bools, RunAnalysis, RunsFound
+from mmiotap.analysis.runs import Bools, Ints, RunAnalysis, RunsFound
 
 _KEYS = (*PLACE, "set", "cleared")
 _HOW: dict[str, How] = {"count": "sum", "first_ns": "min", "pid": "first", "pc": "first"}
@@ -33,23 +33,24 @@ class Modifies:
         return pa.table({name: pa.array(rows[name][order]) for name in (*_KEYS, *_HOW)})
 
 
-def is_modify(before: Rows, after: Rows) -> Bools:
-    """Whether runs and those behind them read a register and write it."""
-    found: Bools = (before["way"] == READ) & (after["way"] == WRITE)
-    found &= (before["known"] == 1) & (after["known"] == 1)
+def is_modify(runs: Rows, before: Ints, after: Ints) -> Bools:
+    """Whether runs and those behind them, by their numbers, read a register and write it."""
+    found: Bools = (runs["way"][before] == READ) & (runs["way"][after] == WRITE)
+    found &= (runs["known"][before] == 1) & (runs["known"][after] == 1)
     for name in PLACE:
-        found &= before[name] == after[name]
+        found &= runs[name][before] == runs[name][after]
     return found
 
 
-def _modified(before: Rows, after: Rows) -> Rows:
-    which = is_modify(before, after)
-    before, after = taken(before, which), taken(after, which)
-    return {name: after[name] for name in PLACE} | {
-        "set": after["first"] & ~before["last"],
-        "cleared": before["last"] & ~after["first"],
-        "count": np.ones(len(before["last"]), np.int64),
-        "first_ns": after["first_ns"],
-        "pid": after["pid"],
-        "pc": after["first_pc"],
+def _modified(runs: Rows, before: Ints, after: Ints) -> Rows:
+    which = is_modify(runs, before, after)
+    read, written = runs["last"][before[which]], runs["first"][after[which]]
+    writes = taken(runs, after[which])
+    return {name: writes[name] for name in PLACE} | {
+        "set": written & ~read,
+        "cleared": read & ~written,
+        "count": np.ones(len(read), np.int64),
+        "first_ns": writes["first_ns"],
+        "pid": writes["pid"],
+        "pc": writes["first_pc"],
     }

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from mmiotap.analysis.accesses import OTHER, PLACE, READ, WRITE, Accesses
 from mmiotap.analysis.groups import How, Rows, reduced, taken
-from mmiotap.analysis.runs import RunAnalysis, RunsFound
+from mmiotap.analysis.runs import Bools, Ints, RunAnalysis, RunsFound
 from mmiotap.trace.arrays import distinct
 
 #: Bytes between the two at most.
@@ -62,30 +62,32 @@ class Pairs:
         return pa.table({name: pa.array(column[order]) for name, column in rows.items()})
 
 
-def _follows(before: Rows, after: Rows) -> Rows:
-    which = (before["way"] == WRITE) & (after["way"] != OTHER) & (before["map_id"] == after["map_id"])
-    which &= (before["known"] == 1) & (after["known"] == 1) & (before["offset"] != after["offset"])
-    apart = (before["offset"] - after["offset"]).view(np.int64)
-    which &= np.abs(apart) <= NEAR
-    before, after = taken(before, which), taken(after, which)
+def _follows(runs: Rows, before: Ints, after: Ints) -> Rows:
+    which = (runs["way"][before] == WRITE) & (runs["way"][after] != OTHER)
+    before, after = before[which], after[which]
+    apart = (runs["offset"][before] - runs["offset"][after]).view(np.int64)
+    which = (runs["map_id"][before] == runs["map_id"][after]) & (apart != 0) & (np.abs(apart) <= NEAR)
+    which &= (runs["known"][before] == 1) & (runs["known"][after] == 1)
+    before, after = before[which], after[which]
+    data = runs["first"][after]
     return {
-        "map_id": before["map_id"],
-        "index_offset": before["offset"],
-        "index_width": before["width"],
-        "offset": after["offset"],
-        "width": after["width"],
-        "index": before["last"],
-        "way": after["way"],
-        "count": np.ones(len(after["way"]), np.int64),
-        "first": after["first"],
-        "last": after["first"],
-        "low": after["first"],
-        "high": after["first"],
+        "map_id": runs["map_id"][before],
+        "index_offset": runs["offset"][before],
+        "index_width": runs["width"][before],
+        "offset": runs["offset"][after],
+        "width": runs["width"][after],
+        "index": runs["last"][before],
+        "way": runs["way"][after],
+        "count": np.ones(len(after), np.int64),
+        "first": data,
+        "last": data,
+        "low": data,
+        "high": data,
     }
 
 
-def _counted(runs: Rows) -> Rows:
-    return {name: runs[name] for name in _TOTAL_KEYS} | {"runs": np.ones(len(runs["way"]), np.int64)}
+def _counted(runs: Rows, whole: Bools) -> Rows:
+    return {name: runs[name][whole] for name in _TOTAL_KEYS} | {"runs": np.ones(int(whole.sum()), np.int64)}
 
 
 def _recognised(pairs: Rows, totals: Rows) -> Rows:

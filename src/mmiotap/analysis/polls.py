@@ -65,8 +65,8 @@ def differing(runs: Rows) -> Words:
     return found
 
 
-def _loops(runs: Rows) -> Rows:
-    runs = taken(runs, is_poll(runs))
+def _loops(runs: Rows, whole: Bools) -> Rows:
+    runs = taken(runs, whole & is_poll(runs))
     bits = differing(runs)
     ended = bits != 0
     took = runs["last_ns"] - runs["first_ns"]

@@ -14,6 +14,7 @@ from mmiotap.analysis.accesses import READ, WRITE, Accesses, changes
 from mmiotap.analysis.groups import How, Rows, joined, reduced, taken
 
 Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
 
 _SAME = ("pid", "tid", "map_id", "width", "way")
 _U = np.uint64
@@ -44,25 +45,25 @@ class RunAnalysis:
     """An analysis that looks at runs, and at neighbours.
 
     :ivar onward: a run goes from place to place, each begins where the last one ends; else it stays at one.
-    :ivar of_runs: makes rows of whole runs.
-    :ivar of_neighbours: makes rows of runs and those that follow them in their thread. Of the one before it may look
-        at the last access only, of the one behind at the first.
+    :ivar of_runs: makes rows of some runs, which are whole.
+    :ivar of_neighbours: makes rows of runs, by their numbers, and those that follow them in their thread. Of the one
+        before it may look at the last access only, of the one behind at the first.
     :ivar keys: of these rows, which are merged as ``how`` says.
     """
 
     onward: bool
-    of_runs: Callable[[Rows], Rows] | None
-    of_neighbours: Callable[[Rows, Rows], Rows] | None
+    of_runs: Callable[[Rows, Bools], Rows] | None
+    of_neighbours: Callable[[Rows, Ints, Ints], Rows] | None
     keys: Sequence[str]
     how: Mapping[str, How]
 
     def part(self, accesses: Accesses) -> RunsFound:
-        runs, _ = runs_of(accesses.by_thread, onward=self.onward)
+        runs, _ = runs_of(accesses, onward=self.onward)
         begins = changes(runs, "pid", "tid")
         ends = np.append(begins[1:], True)[: len(begins)]
         inner = ~begins & ~ends
         after = np.flatnonzero(~begins)
-        return RunsFound(taken(runs, ~inner), self._of(taken(runs, inner), taken(runs, after - 1), taken(runs, after)))
+        return RunsFound(taken(runs, ~inner), self._reduced(*self._of(runs, inner, after)))
 
     def merged(self, first: RunsFound, then: RunsFound) -> RunsFound:
         rows = joined(first.edges, then.edges)
@@ -72,48 +73,54 @@ class RunAnalysis:
         begins = changes(rows, "pid", "tid")
         meets = ~begins & (changes({"side": side}, "side"))
         new = _begins(rows, self.onward) | ~meets
-        before = np.flatnonzero(meets & new)
-        neighbours = taken(rows, before - 1), taken(rows, before)
+        met = self._of(rows, np.zeros(len(new), np.bool_), np.flatnonzero(meets & new))
         rows = _coalesced(rows, new)
         begins = changes(rows, "pid", "tid")
         inner = ~begins & ~np.append(begins[1:], True)[: len(begins)]
-        more = self._of(taken(rows, inner), *neighbours)
-        return RunsFound(taken(rows, ~inner), self._reduced(joined(first.found, then.found, more)))
+        closed = self._of(rows, inner, np.zeros(0, np.int64))
+        return RunsFound(taken(rows, ~inner), self._reduced(first.found, then.found, *met, *closed))
 
     def whole(self, found: RunsFound) -> Rows:
         """All rows, if there is nothing before and behind."""
-        nobody = taken(found.edges, np.zeros(0, np.int64))
-        return self._reduced(joined(found.found, self._of(found.edges, nobody, nobody)))
+        every = np.ones(len(found.edges["pid"]), np.bool_)
+        return self._reduced(found.found, *self._of(found.edges, every, np.zeros(0, np.int64)))
 
-    def _of(self, runs: Rows, before: Rows, after: Rows) -> Rows:
-        found = [self.of_runs(runs)] if self.of_runs else []
+    def _of(self, runs: Rows, whole: Bools, after: Ints) -> list[Rows]:
+        """Rows of runs that are whole, and of those that follow the one before."""
+        found = [self.of_runs(runs, whole)] if self.of_runs else []
         if self.of_neighbours:
-            found.append(self.of_neighbours(before, after))
-        return self._reduced(joined(*found))
+            found.append(self.of_neighbours(runs, after - 1, after))
+        return found
 
-    def _reduced(self, rows: Rows) -> Rows:
-        return reduced(rows, self.keys, self.how)
+    def _reduced(self, *rows: Rows) -> Rows:
+        return reduced(joined(*rows), self.keys, self.how)
 
 
-def runs_of(rows: Rows, *, onward: bool) -> tuple[Rows, npt.NDArray[np.int64]]:
-    """The runs in accesses that are ordered by thread, and the number of the one that each access is in.
+def runs_of(accesses: Accesses, *, onward: bool) -> tuple[Rows, Ints]:
+    """The runs in accesses ordered by thread, and the number of the one that each access is in.
 
     ``onward``: as for :class:`RunAnalysis`.
     """
-    each = rows | {
-        "end": rows["offset"],
-        "first_pc": rows["pc"],
-        "count": np.ones(len(rows["pid"]), np.int64),
-        "first_ns": rows["time_ns"],
-        "last_ns": rows["time_ns"],
-        "first": rows["value"],
-        "last": rows["value"],
-        "all": np.full(len(rows["pid"]), ~_U(0)),
-        "any": np.zeros(len(rows["pid"]), _U),
-        "changes": np.zeros(len(rows["pid"]), np.int64),
-    }
-    new = _begins(each, onward)
-    return _coalesced(each, new), np.cumsum(new) - 1
+    key = runs_of, onward
+    if key not in accesses.made:
+        rows = accesses.by_thread
+        count = len(rows["pid"])
+        each = rows | {
+            "end": rows["offset"],
+            "first_pc": rows["pc"],
+            "count": np.ones(count, np.int64),
+            "first_ns": rows["time_ns"],
+            "last_ns": rows["time_ns"],
+            "first": rows["value"],
+            "last": rows["value"],
+            "all": np.full(count, ~_U(0)),
+            "any": np.zeros(count, _U),
+            "changes": np.zeros(count, np.int64),
+        }
+        new = _begins(each, onward)
+        accesses.made[key] = _coalesced(each, new), np.cumsum(new) - 1
+    found: tuple[Rows, Ints] = accesses.made[key]
+    return found
 
 
 def _begins(rows: Rows, onward: bool) -> Bools:

@@ -59,12 +59,12 @@ def is_block(runs: Rows) -> Bools:
     return found
 
 
-def _through(runs: Rows) -> Rows:
-    return _rows(taken(runs, is_transfer(runs)), 0)
+def _through(runs: Rows, whole: Bools) -> Rows:
+    return _rows(taken(runs, whole & is_transfer(runs)), 0)
 
 
-def _onward(runs: Rows) -> Rows:
-    return _rows(taken(runs, is_block(runs)), 1)
+def _onward(runs: Rows, whole: Bools) -> Rows:
+    return _rows(taken(runs, whole & is_block(runs)), 1)
 
 
 def _rows(runs: Rows, onward: int) -> Rows:

@@ -58,17 +58,13 @@ class Unwritten:
     assumed: frozenset[int] = frozenset()
 
     def part(self, accesses: Accesses) -> BytesFound:
-        rows = _bytes(accesses.rows)
+        broken = _contradicted(accesses.rows) - self.assumed
+        rows = _bytes(taken(accesses.rows, ~np.isin(accesses.rows["map_id"], list(broken))))
         number, _ = distinct(*(rows[name] for name in _BYTE))
         rows = taken(rows, np.argsort(number, kind="stable"))
         written = ~rows.pop("is_read")
         begins = changes(rows, *_BYTE)
-        at = np.arange(len(written))
-        # The row of the last write to this byte before each row, or −1.
-        begun = np.maximum.accumulate(np.where(begins, at, 0)) if len(at) else at
-        last = np.maximum.accumulate(np.where(written, at, -1)) if len(at) else at
-        last = np.append(-1, last[:-1])[: len(at)]
-        last = np.where(last >= begun, last, -1)
+        last = _last_write(begins, written)
         found, expected = rows.pop("found"), np.where(last >= 0, rows["written"][last], _ANY)
         read_back, both = ~written & (last >= 0), (found != _ANY) & (expected != _ANY)
         before = ~written & (last < 0)
@@ -82,7 +78,7 @@ class Unwritten:
             "written": np.where(written, rows["written"], np.where(last >= 0, expected, 0)),
             "is_written": written.astype(np.int64),
         }
-        return self._kept(BytesFound(reduced(each, _BYTE, _HOW)))
+        return self._kept(BytesFound(reduced(each, _BYTE, _HOW), frozenset(broken)))
 
     def merged(self, first: BytesFound, then: BytesFound) -> BytesFound:
         count = len(first.rows["at"])
@@ -130,6 +126,31 @@ class Unwritten:
         if found.over or len(rows["at"]) > FOLLOWED:
             return replace(found, rows=taken(rows, np.zeros(0, np.int64)), broken=broken, over=True)
         return replace(found, rows=rows, broken=broken)
+
+
+def _last_write(begins: npt.NDArray[np.bool_], written: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The last row before each that was written, of those since the last one that ``begins``; −1 for none."""
+    at = np.arange(len(begins))
+    begun = np.maximum.accumulate(np.where(begins, at, 0)) if len(at) else at
+    last = np.maximum.accumulate(np.where(written, at, -1)) if len(at) else at
+    last = np.append(-1, last[:-1])[: len(at)]
+    return np.where(last >= begun, last, -1)
+
+
+def _contradicted(rows: Rows) -> set[int]:
+    """Mappings that are surely no memory, found without a look at bytes: all accesses are of one width and aligned, and
+    some value was not read back as it was written."""
+    every = np.unique(rows["map_id"])
+    uneven = rows["offset"] % np.maximum(rows["width"], 1).astype(np.uint64) != 0
+    mixed = [len(np.unique(rows["width"][rows["map_id"] == one])) > 1 for one in every]
+    odd = {*every[mixed].tolist(), *rows["map_id"][uneven].tolist()}
+    rows = taken(rows, ~np.isin(rows["map_id"], list(odd)))
+    number, _ = distinct(rows["map_id"], rows["offset"])
+    rows = taken(rows, np.argsort(number, kind="stable"))
+    written = rows["way"] != READ
+    last = _last_write(changes(rows, "map_id", "offset"), written)
+    both = ~written & (last >= 0) & (rows["known"] == 1) & (rows["known"][last] == 1)
+    return set(rows["map_id"][both & (rows["value"] != rows["value"][last])].tolist())
 
 
 def _bytes(rows: Rows) -> Rows:

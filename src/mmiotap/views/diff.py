@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mmiotap.analysis.clock import start_ns
 from mmiotap.analysis.diff import Change, Hunk, changes, pairs
 from mmiotap.analysis.symbols import Symbols
-from mmiotap.registers.decode import Decoder
+from mmiotap.registers.decode import COLUMNS, Decoded, Decoder
 from mmiotap.trace import layout
 from mmiotap.trace.reader import Trace
 from mmiotap.views.changes import change_text
@@ -142,10 +143,33 @@ def _text(change: Change) -> str:
     return change_text(change.ones, change.zeros, change.ones_fields, change.zeros_fields)
 
 
+class _Names(Decoder):
+    """Decodes a few events at a time, many of which are like others that it has seen."""
+
+    #: Distinct accesses whose names are kept.
+    MOST = 1 << 16
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(decoder.bindings)
+        self._seen: dict[tuple[Any, ...], tuple[str | None, str | None]] = {}
+
+    def decode(self, table: pa.Table) -> Decoded:
+        events = list(zip(*(table[name].to_pylist() for name in COLUMNS), strict=True))
+        new = [at for at, event in enumerate(events) if event not in self._seen]
+        if new:
+            found = super().decode(table.take(np.array(new, np.int64)))
+            names = zip(found.register.to_pylist(), found.fields.to_pylist(), strict=True)
+            if len(self._seen) > self.MOST:
+                self._seen = {event: self._seen[event] for event in events if event in self._seen}
+            self._seen |= dict(zip((events[at] for at in new), names, strict=True))
+        registers, fields = ([self._seen[event][side] for event in events] for side in (0, 1))
+        return Decoded(pa.array(registers, pa.string()), pa.array(fields, pa.string()))
+
+
 class _Side:
     def __init__(self, trace: Trace, decoder: Decoder | None) -> None:
         self.path = trace.path
-        self.decoder = decoder
+        self.decoder = decoder = None if decoder is None else _Names(decoder)
         self._symbols = Symbols(trace.modules, trace.processes)
         processes = len(trace.processes) > 1
         self._lines = EventLines(trace.mappings, start_ns(trace), processes=processes, colour=False, decoder=decoder)
