@@ -1,6 +1,6 @@
 """``mmiotap diff`` of two traces of a million events: all that a user waits for, and the memory it takes.
 
-The second one is another run: the same, or with one bit of one write changed, with every hundredth value changed, or
+The second one is another run: the same, or with one bit of one write changed, with every thousandth value changed, or
 with ten thousand accesses more in the middle.
 """
 
@@ -47,9 +47,9 @@ def _one_bit(events: pa.Table) -> pa.Table:
     return _with_values(events, value)
 
 
-def _every_hundredth(events: pa.Table) -> pa.Table:
+def _every_thousandth(events: pa.Table) -> pa.Table:
     value = events["value"].to_numpy().copy()
-    value[50::100] ^= np.uint64(1 << 31)
+    value[500::1000] ^= np.uint64(1 << 31)
     return _with_values(events, value)
 
 
@@ -60,7 +60,7 @@ def _more(events: pa.Table) -> pa.Table:
 CHANGES: dict[str, tuple[Callable[[pa.Table], pa.Table], int]] = {
     "equal": (lambda events: events, 0),
     "one bit": (_one_bit, 1),
-    "every hundredth": (_every_hundredth, 1),
+    "every thousandth": (_every_thousandth, 1),
     "ten thousand more": (_more, 1),
 }
 

@@ -25,7 +25,7 @@ from mmiotap.trace.reader import Trace
 FIELDS = ("width", "offset", "value")
 
 #: Accesses of each side that are looked through for the place where they agree again: first a few, then all of these.
-NEARBY, WINDOW = 2048, 1 << 16
+NEARBY, WINDOW = 512, 1 << 16
 
 #: Of a window something follows: what is found far behind in it may be found better in the next one.
 _TRUSTED = 3 / 4
@@ -448,7 +448,7 @@ class Diff:
 
 
 def _last(tables: Sequence[pa.Table], rows: int, schema: pa.Schema) -> pa.Table:
-    table = pa.concat_tables([schema.empty_table(), *tables])
+    table = tables[-1] if tables and tables[-1].num_rows >= rows else pa.concat_tables([schema.empty_table(), *tables])
     return table.slice(max(table.num_rows - rows, 0))
 
 
