@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmiotap.analysis.alike import distinct
 from mmiotap.analysis.density import Density
 from mmiotap.analysis.picture import Picture, picture
 from mmiotap.analysis.stats import statistics
@@ -63,14 +62,6 @@ def test_each_access_is_in_its_cell(accesses: list[tuple[int, bool, int, int, in
     found = {(way == 0, column, number): n for (way, column, number), n in np.ndenumerate(density.cells) if n}
     assert found == expected
     assert {place: count for place, count in np.ndenumerate(density.threads) if count} == lines
-
-
-def test_what_is_alike_by_its_hash_only_is_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmiotap.analysis.alike._FACTORS", (np.uint64(1), np.uint64(1)))
-    number, first = distinct([np.array([1, 2, 1, 3], np.uint64), np.array([2, 1, 2, 0], np.uint64)])
-    assert number[0] == number[2]
-    assert len(set(number.tolist())) == 3
-    assert [first[one] for one in number] == [0, 1, 0, 3]
 
 
 def events(count: int) -> list[dict[str, object]]:

@@ -180,6 +180,18 @@ def test_its_tables(report: Path) -> None:
     assert ": 100 writes</title>" in text
 
 
+def test_polling_loops(mmiotap: Run, trace: Path, report: Path, tmp_path: Path) -> None:
+    assert 'id="polls"' not in report.read_text(), "each value that it read was another one: data, and no loop"
+    rows = [row(1000 * i, "read", 4, 0x08, int(i == 49), pc=0x1000) for i in range(50)]
+    polling = write_trace(tmp_path / "polling", rows)
+    made = mmiotap("report", polling, "--regs", f"{tmp_path}/device.rdl@uio0", "-o", tmp_path / "polling.html")
+    assert (made.status, made.stderr) == (0, "")
+    [loop] = cells((tmp_path / "polling.html").read_text(), "polls")
+    assert loop[:3] == ["1:uio0", "0x8", "CONTROL"]
+    assert "EN" in loop[3]
+    assert loop[6:10] == ["1", "1", "50", "50"], "loops, ended, reads, the most of one"
+
+
 def test_a_filter_chooses(mmiotap: Run, trace: Path, tmp_path: Path) -> None:
     made = mmiotap("report", trace, "--filter", "write and value < 300", "-o", tmp_path / "r.html")
     assert made.status == 0

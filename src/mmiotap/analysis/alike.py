@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmiotap.trace import layout
+from mmiotap.trace.arrays import distinct
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -27,13 +28,6 @@ KEYS = ("kind", "width", "map_id", "offset", "pc", "pid", "tid", "flags")
 KINDS = ("read", "write", "unknown")
 
 _U = np.uint64
-#: Odd, and otherwise any.
-_FACTORS = tuple(
-    _U(word)
-    for word in (
-        0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F,
-    )
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ def alike(batch: pa.Table) -> Alike:
     # What fits into one word is compared as one.
     what = kind.view(_U) | columns["width"].astype(_U) << _U(8) | columns["flags"].astype(_U) << _U(24)
     who = columns["pid"].astype(np.uint32).astype(_U) << _U(32) | columns["tid"].astype(np.uint32)
-    group, first = distinct([what, who, columns["map_id"], columns["offset"], columns["pc"]])
+    group, first = distinct(what, who, columns["map_id"].astype(np.int64), columns["offset"], columns["pc"])
     hits = np.bincount(group, minlength=len(first))
     last = np.empty(len(first), np.int64)
     last[group] = np.arange(len(group))
@@ -95,23 +89,6 @@ def numbered(column: Any, words: Sequence[str]) -> Ints:
     place = {word: number for number, word in enumerate(words)}
     known = np.array([place.get(word, -1) for word in whole.dictionary.to_pylist()], np.int64)
     return known.take(whole.indices.to_numpy()) if len(known) else np.zeros(0, np.int64)
-
-
-def distinct(columns: Sequence[npt.NDArray[Any]]) -> tuple[Ints, Ints]:
-    """The number of each row among the distinct rows of at most five columns, and the first row of each number."""
-    mixed = np.zeros(len(columns[0]), _U)
-    for factor, column in zip(_FACTORS[: len(columns)], columns, strict=True):
-        mixed += column.astype(_U) * factor
-    encoded: Any = pa.array(mixed).dictionary_encode()
-    number = encoded.indices.to_numpy().astype(np.int64)
-    first = np.empty(len(encoded.dictionary), np.int64)
-    first[number[::-1]] = np.arange(len(number) - 1, -1, -1)
-    if all(np.array_equal(column, column[first][number]) for column in columns):
-        return number, first
-    # Two different rows became the same number: once in a few million traces, or where somebody has made it so.
-    whole = np.stack([column.astype(_U) for column in columns])
-    _, first, number = np.unique(whole, axis=1, return_index=True, return_inverse=True)
-    return number.reshape(-1), first
 
 
 def _durations(group: Ints, durations: npt.NDArray[np.uint32], groups: int) -> dict[str, Any]:

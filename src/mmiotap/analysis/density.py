@@ -8,7 +8,8 @@ once, in the cell that it stays in.
 import numpy as np
 import numpy.typing as npt
 
-from mmiotap.analysis.alike import Ints, Words, distinct
+from mmiotap.analysis.alike import Ints, Words
+from mmiotap.trace.arrays import distinct
 
 #: Columns: intervals of time.
 COLUMNS = 4096
@@ -90,7 +91,7 @@ class Density:
             self._shifts.setdefault(one, 0)
         while True:
             cell = offset >> self._shift(map_id)
-            number, first = distinct([map_id, cell])
+            number, first = distinct(map_id, cell)
             wanted = list(zip(map_id[first].tolist(), cell[first].tolist(), strict=True))
             known = self._rows.keys() | set(wanted)
             if len(known) <= self.cells.shape[2]:
@@ -122,7 +123,7 @@ class Density:
 
     def _lines_of(self, pid: Ints, tid: Ints) -> Ints:
         others = self.threads.shape[1] - 1
-        number, first = distinct([pid, tid])
+        number, first = distinct(pid, tid)
         lines = []
         for thread in zip(pid[first].tolist(), tid[first].tolist(), strict=True):
             if thread not in self.lines and len(self.lines) < others:

@@ -119,9 +119,9 @@ def _remark(found: Picture, batch: pa.Table) -> None:
 
 
 def _fill(found: Picture, seen: Alike) -> None:
-    columns = {name: seen.groups[name].to_numpy() for name in ("map_id", "offset", "pid", "tid", "kind")}
+    columns = {name: seen.groups[name].to_numpy().astype(np.int64) for name in ("map_id", "pid", "tid", "kind")}
     reads = columns.pop("kind") == KINDS.index("read")
-    found.density.add(seen.time_ns, seen.group, reads=reads, **columns)
+    found.density.add(seen.time_ns, seen.group, reads=reads, offset=seen.groups["offset"].to_numpy(), **columns)
     if len(seen.timed):
         kind = seen.groups["kind"].to_numpy()[seen.group[seen.timed]]
         place = (4 * np.log2(seen.duration_ns.clip(1))).astype(np.int64)

@@ -78,10 +78,7 @@ def named(tables: dict[str, pa.Table], trace: Trace, decoder: Decoder | None) ->
     symbols = Symbols(trace.modules, trace.processes)
     found = {name: _with_sites(_with_registers(table, decoder), symbols) for name, table in tables.items()}
     polls, modifies, life = found["polls"], found["modifies"], found["life"]
-    wanted, zero = polls["value"], pc.bit_wise_and(polls["mask"], pc.bit_wise_not(polls["value"]))
-    found["polls"] = polls.append_column("ones", _fields(polls, "read", wanted, decoder)).append_column(
-        "zeros", _fields(polls, "read", zero, decoder)
-    )
+    found["polls"] = _with_conditions(polls, decoder)
     for column in ("set", "cleared"):
         modifies = modifies.append_column(f"{column}_fields", _fields(modifies, "write", modifies[column], decoder))
     found["modifies"] = modifies
@@ -92,6 +89,19 @@ def named(tables: dict[str, pa.Table], trace: Trace, decoder: Decoder | None) ->
     found["gaps"] = _with_registers(found["gaps"], decoder, "next_")
     found["callers"] = _with_frames(found["callers"], symbols)
     return Summary(**found, notes=symbols.notes)
+
+
+def polling_loops(trace: Trace, decoder: Decoder | None = None) -> pa.Table:
+    """These alone."""
+    [table] = analysed(trace, [Polls()])
+    symbols = Symbols(trace.modules, trace.processes)
+    return _with_conditions(_with_sites(_with_registers(table, decoder), symbols), decoder)
+
+
+def _with_conditions(polls: pa.Table, decoder: Decoder | None) -> pa.Table:
+    wanted, zero = polls["value"], pc.bit_wise_and(polls["mask"], pc.bit_wise_not(polls["value"]))
+    ones, zeros = (_fields(polls, "read", value, decoder) for value in (wanted, zero))
+    return polls.append_column("ones", ones).append_column("zeros", zeros)
 
 
 def _with_registers(table: pa.Table, decoder: Decoder | None, prefix: str = "", kind: str = "read") -> pa.Table:

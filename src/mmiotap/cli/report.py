@@ -1,7 +1,8 @@
 """Make a report of a trace: one HTML file that shows it in any browser, without a network.
 
 It has an overview, a heat map of addresses and time that can be zoomed, a timeline of mappings and threads, registers
-by name, latencies, sites with their instructions, marks and losses. It stays a few MB, however large the trace is.
+by name, latencies, polling loops, sites with their instructions, marks and losses. It stays a few MB, however large the
+trace is.
 
 examples:
   mmiotap report driver.mmiotap -o report.html
@@ -12,6 +13,9 @@ import argparse
 import sys
 
 from mmiotap.cli import filtering, names, output
+
+#: Events from which on polling loops would take longer than all the rest.
+POLLS_EVENTS = 5_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +30,13 @@ def run(args: argparse.Namespace) -> int:
         print("mmiotap: a report is not for terminals: give a file with -o", file=sys.stderr)
         return 2
     from mmiotap.analysis.picture import picture
+    from mmiotap.analysis.summary import polling_loops
     from mmiotap.trace.reader import open_trace
     from mmiotap.views import report
 
     trace = filtering.narrowed(args, open_trace(args.trace))
     decoder = names.decoder(args, trace)
     with output.opened(args) as out:
-        report.write(picture(trace), trace, decoder, args.filter, out)
+        polls = polling_loops(trace, decoder) if trace.count <= POLLS_EVENTS else None
+        report.write(picture(trace), polls, trace, decoder, args.filter, out)
     return 0

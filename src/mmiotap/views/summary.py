@@ -29,12 +29,12 @@ def write_json(found: Summary, only: Sequence[str], start_ns: int, limit: int) -
 
 def write_text(found: Summary, only: Sequence[str], mappings: Sequence[Mapping], start_ns: int, limit: int) -> None:
     """A table for each part that found something, cut after ``limit`` rows (0: not at all)."""
-    columns = _columns({mapping.map_id: map_label(mapping) for mapping in mappings}, start_ns)
+    parts = columns({mapping.map_id: map_label(mapping) for mapping in mappings}, start_ns)
     empty = True
     for part in only:
         table: pa.Table = getattr(found, part)
         if table.num_rows:
-            _write(*columns[part], table, limit)
+            _write(*parts[part], table, limit)
             empty = False
     if empty:
         print("nothing found")
@@ -51,7 +51,7 @@ def _write(title: str, columns: Sequence[Column], table: pa.Table, limit: int) -
     write_table(f"{title}{more}", heads, [[row[at] for at in kept] for row in cells], left=texts)
 
 
-def _columns(labels: dict[int, str], start_ns: int) -> dict[str, tuple[str, list[Column]]]:
+def columns(labels: dict[int, str], start_ns: int) -> dict[str, tuple[str, list[Column]]]:
     """Of each part its title and columns, those of text first."""
 
     def place(prefix: str = "") -> list[Column]:

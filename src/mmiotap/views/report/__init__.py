@@ -15,6 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -30,8 +31,15 @@ from mmiotap.views.words import printable
 CELLS = 1 << 20
 
 
-def write(found: Picture, trace: Trace, decoder: Decoder | None, filter: str | None, out: IO[bytes]) -> None:
-    """Write the report of a trace."""
+def write(
+    found: Picture,
+    polls: pa.Table | None,
+    trace: Trace,
+    decoder: Decoder | None,
+    filter: str | None,
+    out: IO[bytes],
+) -> None:
+    """Write the report of a trace; ``polls`` are its polling loops, None if nobody has looked for them."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     script, style = _file("page.js"), _file("page.css")
     names = Names(found, trace, decoder)
@@ -42,7 +50,7 @@ def write(found: Picture, trace: Trace, decoder: Decoder | None, filter: str | N
         facts=facts(found, trace),
         places=bool(found.density.places),
         grouped=_grouped(found.density, names),
-        sections=sections(found, trace, names),
+        sections=sections(found, trace, names, polls),
         version=VERSION,
         data=_json(_data(found, names)),
         script=Markup(script),

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from mmiotap.analysis import sites
 from mmiotap.analysis.alike import KINDS
 from mmiotap.analysis.clock import start_ns
@@ -13,6 +15,7 @@ from mmiotap.trace.reader import Trace
 from mmiotap.views.lines import duration_text, map_label, map_text
 from mmiotap.views.sites import how_text
 from mmiotap.views.state import state_text
+from mmiotap.views.summary import columns
 from mmiotap.views.words import printable
 
 #: Rows of each table.
@@ -48,8 +51,8 @@ class Names:
     """What things are called in this trace, safe to show."""
 
     def __init__(self, found: Picture, trace: Trace, decoder: Decoder | None) -> None:
-        self._start_ns = start_ns(trace)
-        self._maps = {mapping.map_id: map_label(mapping) for mapping in trace.mappings}
+        self.start_ns = start_ns(trace)
+        self.maps = {mapping.map_id: map_label(mapping) for mapping in trace.mappings}
         self._programs = {process.pid: process.executable.rpartition("/")[2] for process in trace.processes}
         self.registers, self.fields = ([printable(text) for text in texts] for texts in named(found.registers, decoder))
         #: Of each place the register that most accesses were to.
@@ -60,13 +63,13 @@ class Names:
 
     def since(self, time_ns: int) -> int:
         """Nanoseconds since the start of the trace."""
-        return time_ns - self._start_ns
+        return time_ns - self.start_ns
 
     def seconds(self, time_ns: int) -> Cell:
         return Cell(f"{self.since(time_ns) / 1e9:.9f}", self.since(time_ns))
 
     def map(self, map_id: int) -> str:
-        return self._maps.get(map_id, f"{map_id}:?")
+        return self.maps.get(map_id, f"{map_id}:?")
 
     def thread(self, pid: int, tid: int) -> str:
         return printable(f"{self._programs.get(pid, '?')} {pid}/{tid}")
@@ -100,18 +103,19 @@ def facts(found: Picture, trace: Trace) -> list[tuple[str, str]]:
     return [(name, printable(text)) for name, text in lines if text]
 
 
-def sections(found: Picture, trace: Trace, names: Names) -> list[Section]:
-    """Those that have something to say."""
+def sections(found: Picture, trace: Trace, names: Names, polls: pa.Table | None) -> list[Section]:
+    """Those that have something to say. ``polls`` are polling loops; None: nobody has looked for them."""
     timed = bool(found.latency.sum())
     all_sections = [
         _registers(found, names, timed=timed),
         _latency(found),
+        _polls(polls, names),
         _sites(found, trace, names),
         _threads(found, names),
         _mappings(found, trace),
         _remarks(found, names),
     ]
-    return [section for section in all_sections if section.rows or section.histogram]
+    return [section for section in all_sections if section.rows or section.histogram or section.note]
 
 
 def _registers(found: Picture, names: Names, *, timed: bool) -> Section:
@@ -162,6 +166,15 @@ def _histogram(counts: Any) -> dict[str, Any]:
         )
     labels.append({"x": 4, "y": 14, "text": f"the highest bar: {most:,} accesses"})
     return {"width": width, "height": height, "bars": bars, "labels": labels}
+
+
+def _polls(polls: pa.Table | None, names: Names) -> Section:
+    if polls is None:
+        return Section("polls", "Polling loops", note="Not looked for in so many events: mmiotap summary does.")
+    title, parts = columns(names.maps, names.start_ns)["polls"]
+    heads = [Column(head, number=not is_text, code=head == "code") for head, _, is_text in parts]
+    rows = [[Cell(cell(row)) for _, cell, _ in parts] for row in polls.slice(0, ROWS).to_pylist()]
+    return Section("polls", title, heads, rows, _more(polls.num_rows))
 
 
 def _sites(found: Picture, trace: Trace, names: Names) -> Section:
