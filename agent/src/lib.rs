@@ -17,6 +17,7 @@ mod clock;
 mod fault;
 mod held;
 mod hook;
+mod inline;
 mod interpose;
 mod interrupted;
 mod kernel;
@@ -67,7 +68,9 @@ pub(crate) fn start() {
         // All else first: with the arena there, the agent is at work.
         prepare();
         hook::attach(path.to_bytes_with_nul());
-        arena::attach(path.to_bytes_with_nul());
+        if arena::attach(path.to_bytes_with_nul()) {
+            inline::find();
+        }
     }
     STATE.store(READY, Ordering::Release);
 }

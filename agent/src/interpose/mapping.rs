@@ -43,18 +43,35 @@ fn touches(addr: usize, length: usize) -> bool {
     region::any_in(addr, addr.saturating_add(length))
 }
 
+/// munmap(2) as the kernel answers it, as are the next.
+pub unsafe fn unmapped(addr: usize, length: usize) -> isize {
+    // SAFETY: the caller's promise.
+    unsafe { if touches(addr, length) { mapping::unmap(addr, length) } else { sys::munmap(addr, length) } }
+}
+
+pub unsafe fn remapped(addr: usize, old_length: usize, new_length: usize, flags: c_int, new_addr: usize) -> isize {
+    let replaces = flags & libc::MREMAP_FIXED != 0 && touches(new_addr, new_length);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if replaces || touches(addr, old_length.max(1)) {
+            mapping::remap(addr, old_length, new_length, flags, new_addr)
+        } else {
+            sys::mremap(addr, old_length, new_length, flags, new_addr)
+        }
+    }
+}
+
+pub unsafe fn protected(addr: usize, length: usize, prot: c_int) -> isize {
+    // SAFETY: the caller's promise.
+    unsafe { if touches(addr, length) { mapping::protect(addr, length, prot) } else { sys::mprotect(addr, length, prot) } }
+}
+
 /// # Safety
 /// As munmap(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn munmap(addr: *mut c_void, length: size_t) -> c_int {
     // SAFETY: the caller's promise.
-    answer(unsafe {
-        if touches(addr as usize, length) {
-            mapping::unmap(addr as usize, length)
-        } else {
-            sys::munmap(addr as usize, length)
-        }
-    }) as c_int
+    answer(unsafe { unmapped(addr as usize, length) }) as c_int
 }
 
 /// In C the last argument is optional; passed in a register, it is garbage where it was left out, and unused then.
@@ -69,25 +86,14 @@ pub unsafe extern "C" fn mremap(
     flags: c_int,
     new_addr: *mut c_void,
 ) -> *mut c_void {
-    let (addr, new_addr) = (addr as usize, new_addr as usize);
     // SAFETY: the caller's promise.
-    answer(unsafe {
-        let replaces = flags & libc::MREMAP_FIXED != 0 && touches(new_addr, new_length);
-        if replaces || touches(addr, old_length.max(1)) {
-            mapping::remap(addr, old_length, new_length, flags, new_addr)
-        } else {
-            sys::mremap(addr, old_length, new_length, flags, new_addr)
-        }
-    }) as *mut c_void
+    answer(unsafe { remapped(addr as usize, old_length, new_length, flags, new_addr as usize) }) as *mut c_void
 }
 
 /// # Safety
 /// As mprotect(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn mprotect(addr: *mut c_void, length: size_t, prot: c_int) -> c_int {
-    let addr = addr as usize;
     // SAFETY: the caller's promise.
-    answer(unsafe {
-        if touches(addr, length) { mapping::protect(addr, length, prot) } else { sys::mprotect(addr, length, prot) }
-    }) as c_int
+    answer(unsafe { protected(addr as usize, length, prot) }) as c_int
 }

@@ -6,6 +6,8 @@ use core::mem::{MaybeUninit, transmute};
 use libc::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec};
 
 use super::Real;
+use crate::arch::Frame;
+use crate::arch::frame::RSP;
 use crate::signals::OURS;
 use crate::thread::masked;
 use crate::{arena, sys};
@@ -43,7 +45,7 @@ unsafe fn change(real: &Real, how: c_int, new: *const sigset_t, old: *mut sigset
         }
         let ret = real(how, passed, old);
         if ret == 0 {
-            let before = note(how, wanted);
+            let before = note(how, wanted, masked().all());
             if let Some(old) = old.as_mut() {
                 set_kernel_set(old, kernel_set(old) & !OURS | before);
             }
@@ -52,10 +54,9 @@ unsafe fn change(real: &Real, how: c_int, new: *const sigset_t, old: *mut sigset
     }
 }
 
-/// The thread has asked for this change. Returns which of our signals it believed to be blocked before.
-fn note(how: c_int, wanted: Option<u64>) -> u64 {
+/// The thread has asked for this change. Returns `before`: which of our signals it believed to be blocked.
+fn note(how: c_int, wanted: Option<u64>, before: u64) -> u64 {
     let masked = masked();
-    let before = masked.all();
     match wanted.map(|wanted| wanted & OURS) {
         Some(bits) if how == SIG_BLOCK => masked.asked |= bits,
         Some(bits) if how == SIG_UNBLOCK => {
@@ -79,7 +80,22 @@ pub fn kernel_mask(how: c_int, new: Option<&u64>) -> Result<u64, isize> {
     if ret != 0 {
         return Err(ret);
     }
-    Ok(old & !OURS | note(how, new.copied()))
+    Ok(old & !OURS | note(how, new.copied(), masked().all()))
+}
+
+/// The same for a thread that has been stopped by a signal of ours, and goes on with the mask that is in its frame.
+pub fn frame_mask(how: c_int, new: Option<&u64>, frame: &mut Frame) -> Result<u64, isize> {
+    let old = frame.mask();
+    let changed = match (new, how) {
+        (None, _) => old,
+        (Some(new), SIG_BLOCK) => old | new,
+        (Some(new), SIG_UNBLOCK) => old & !new,
+        (Some(new), SIG_SETMASK) => *new,
+        _ => return Err(-(libc::EINVAL as isize)),
+    };
+    frame.set_mask(changed & !OURS);
+    let before = masked().at(frame.general(RSP) as usize);
+    Ok(old & !OURS | note(how, new.copied(), before))
 }
 
 /// # Safety

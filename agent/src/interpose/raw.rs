@@ -6,6 +6,8 @@ use core::mem::transmute;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::{answer, handlers, mapping, masks};
+use crate::arch::Frame;
+use crate::mapping::{Request, map};
 use crate::signals::Action;
 use crate::{arena, kernel, sys};
 
@@ -25,6 +27,24 @@ pub fn prepare() {
     }
 }
 
+pub fn real() -> usize {
+    REAL.load(Ordering::Relaxed) as usize
+}
+
+/// The system calls by which a program maps, and sets up its signals.
+#[inline(always)]
+pub fn is_ours(number: c_long) -> bool {
+    matches!(
+        number,
+        libc::SYS_mmap
+            | libc::SYS_munmap
+            | libc::SYS_mremap
+            | libc::SYS_mprotect
+            | libc::SYS_rt_sigaction
+            | libc::SYS_rt_sigprocmask
+    )
+}
+
 unsafe extern "C" fn directly(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
     // SAFETY: the caller's promise.
     answer(unsafe { sys::syscall6(number, a, b, c, d, e, f) })
@@ -36,16 +56,8 @@ unsafe extern "C" fn directly(number: c_long, a: usize, b: usize, c: usize, d: u
 pub unsafe extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> isize {
     // SAFETY: the caller's promise. It is a jump: what returns twice, or on another stack, does so from libc.
     unsafe {
-        let to: Syscall = match number {
-            libc::SYS_mmap
-            | libc::SYS_munmap
-            | libc::SYS_mremap
-            | libc::SYS_mprotect
-            | libc::SYS_rt_sigaction
-            | libc::SYS_rt_sigprocmask => transmute::<*const (), Syscall>(ours as *const ()),
-            _ => transmute::<*mut (), Syscall>(REAL.load(Ordering::Relaxed)),
-        };
-        to(number, a, b, c, d, e)
+        let to = if is_ours(number) { ours as *const () as usize } else { real() };
+        transmute::<usize, Syscall>(to)(number, a, b, c, d, e)
     }
 }
 
@@ -60,6 +72,31 @@ unsafe extern "C" fn ours(number: c_long, a: usize, b: usize, c: usize, d: usize
             _ => answer(signals(number, a, b, c, d)),
         }
     }
+}
+
+/// One that a thread asks for by an instruction, which a breakpoint stands for. Returns the kernel's answer; None: it is not one of ours.
+pub fn answered(number: u64, [a, b, c, d, e, f]: [usize; 6], frame: &mut Frame) -> Option<isize> {
+    let number = number as c_long;
+    if !is_ours(number) || arena::base() == 0 {
+        return None;
+    }
+    if number == libc::SYS_rt_sigprocmask {
+        let change = |new: Option<&u64>| masks::frame_mask(a as c_int, new, frame);
+        return (d == SET).then(|| exchange(c, kernel::get::<u64>(b), change));
+    }
+    // SAFETY: what the program has asked for.
+    Some(unsafe {
+        match number {
+            libc::SYS_mmap => {
+                let (prot, flags, fd, offset) = (c as c_int, d as c_int, e as c_int, f as i64);
+                map(&Request { addr: a, length: b, prot, flags, fd, offset })
+            }
+            libc::SYS_munmap => mapping::unmapped(a, b),
+            libc::SYS_mremap => mapping::remapped(a, b, c, d as c_int, e),
+            libc::SYS_mprotect => mapping::protected(a, b, c as c_int),
+            _ => signals(number, a, b, c, d),
+        }
+    })
 }
 
 /// The kernel's size of a signal set.

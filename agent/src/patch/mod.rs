@@ -14,7 +14,7 @@ pub mod registry;
 mod room;
 mod space;
 pub mod stop_machine;
-mod text;
+pub mod text;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

@@ -8,6 +8,7 @@ mod decode;
 pub mod exec;
 pub mod frame;
 mod gather;
+pub mod inline;
 pub mod log;
 mod parts;
 mod rights;

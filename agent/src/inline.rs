@@ -1,0 +1,151 @@
+//! System calls by which the program maps and sets up signals itself, past libc, as liburing does: it has them inlined.
+//!
+//! They are looked for once, in the objects that are there at the start, function by function as their unwind tables say where those
+//! are: so instructions are taken apart from where they begin. In place of the first byte of each such `syscall` comes a breakpoint; all
+//! other system calls, and other instructions, are as they were. What a thread that comes there asks for is looked at then, and is done as if libc's
+//! function had been called, or by the same instruction elsewhere.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ffi::{c_int, c_void};
+use core::slice;
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+use libc::{Elf64_Phdr, PF_X, PT_GNU_EH_FRAME, PT_LOAD, dl_phdr_info, size_t};
+
+use crate::arch::{Frame, inline};
+use crate::interpose::raw;
+use crate::patch::text;
+use crate::{region, signals};
+
+/// A `syscall` that has a breakpoint.
+#[derive(Clone, Copy)]
+struct Site {
+    at: usize,
+    /// The same instruction elsewhere.
+    copy: usize,
+}
+
+/// Sorted; written once.
+static SITES: AtomicPtr<Site> = AtomicPtr::new(core::ptr::null_mut());
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+fn sites() -> &'static [Site] {
+    let count = COUNT.load(Ordering::Acquire);
+    if count == 0 {
+        return &[];
+    }
+    // SAFETY: the sites were leaked before they were counted.
+    unsafe { slice::from_raw_parts(SITES.load(Ordering::Relaxed), count) }
+}
+
+/// Looks for them, before any thread but this one runs. Where code cannot be written they stay as they are.
+pub fn find() {
+    let mut found: Vec<Site> = Vec::new();
+    // SAFETY: the callback gets what we pass.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut found).cast()) };
+    if found.is_empty() {
+        return;
+    }
+    found.sort_unstable_by_key(|site| site.at);
+    let found = Box::leak(found.into_boxed_slice());
+    // First all that a breakpoint needs.
+    SITES.store(found.as_mut_ptr(), Ordering::Relaxed);
+    COUNT.store(found.len(), Ordering::Release);
+    {
+        let _table = region::lock();
+        signals::install();
+    }
+    for site in found {
+        text::write(site.at, &[inline::BREAKPOINT]);
+    }
+    text::sync();
+}
+
+/// A breakpoint: is it one of ours?
+pub fn entered(at: usize, frame: &mut Frame) -> bool {
+    let Ok(index) = sites().binary_search_by_key(&at, |site| site.at) else { return false };
+    let (number, arguments) = inline::asked(frame);
+    match raw::answered(number, arguments, frame) {
+        Some(result) => inline::answer(frame, at, result),
+        None => frame.set_pc(sites()[index].copy),
+    }
+    true
+}
+
+unsafe extern "C" fn visit(info: *mut dl_phdr_info, _: size_t, found: *mut c_void) -> c_int {
+    // SAFETY: both are valid for the call, and so are the program headers.
+    let (info, found) = unsafe { (&*info, &mut *found.cast::<Vec<Site>>()) };
+    // SAFETY: as above.
+    let segments = unsafe { slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+    let object = Object { base: info.dlpi_addr as usize, segments };
+    if !left_alone().iter().any(|&address| object.code(address).is_some()) {
+        object.look(found);
+    }
+    0
+}
+
+/// Addresses in objects whose system calls are not the program's: ours, libc's, the dynamic loader's and the kernel's.
+fn left_alone() -> [usize; 4] {
+    // SAFETY: asks for what the kernel has told, and for a name that is NUL-terminated.
+    unsafe {
+        let entry = |kind| libc::getauxval(kind) as usize;
+        // The first instruction of the loader is somewhere behind its header, which is in no executable segment.
+        let loader = libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) as usize;
+        [visit as *const () as usize, raw::real(), loader, entry(libc::AT_SYSINFO_EHDR)]
+    }
+}
+
+/// An object that is loaded.
+struct Object<'a> {
+    base: usize,
+    segments: &'a [Elf64_Phdr],
+}
+
+/// What `.eh_frame_hdr` begins with (LSB Core, 10.6.2): a version and three encodings, and what these say of the tables that linkers
+/// make: the address of .eh_frame, the number of functions, and for each, sorted, where it begins and where its entry is, both from here.
+const HEADER: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
+
+impl Object<'_> {
+    /// The end of the executable segment that holds this address.
+    fn code(&self, address: usize) -> Option<usize> {
+        let offset = address.wrapping_sub(self.base);
+        let holds = |segment: &&Elf64_Phdr| {
+            segment.p_type == PT_LOAD
+                && segment.p_flags & PF_X != 0
+                && offset.wrapping_sub(segment.p_vaddr as usize) < segment.p_memsz as usize
+        };
+        self.segments.iter().find(holds).map(|segment| self.base + (segment.p_vaddr + segment.p_memsz) as usize)
+    }
+
+    fn look(&self, found: &mut Vec<Site>) {
+        let Some(segment) = self.segments.iter().find(|segment| segment.p_type == PT_GNU_EH_FRAME) else { return };
+        let start = self.base + segment.p_vaddr as usize;
+        // SAFETY: part of the object, which is loaded; the table is as long as it says.
+        let (head, words) = unsafe {
+            let count = ((start + 8) as *const u32).read_unaligned() as usize;
+            (*(start as *const [u8; 4]), slice::from_raw_parts((start + 12) as *const [[u8; 4]; 2], count))
+        };
+        if head != HEADER {
+            return;
+        }
+        for entry in words {
+            let [begin, entry] = entry.map(|word| start.wrapping_add_signed(i32::from_le_bytes(word) as isize));
+            // SAFETY: a function's entry: its length, that of its head, its begin from there, and its size (LSB Core, 10.6.1.2).
+            let [from, size] = unsafe { *((entry + 8) as *const [[u8; 4]; 2]) };
+            let (from, size) = (i32::from_le_bytes(from) as isize, u32::from_le_bytes(size) as usize);
+            // Encoded in another way, or not code.
+            let is_plain = (entry + 8).wrapping_add_signed(from) == begin;
+            if is_plain && self.code(begin).is_some_and(|end| end - begin >= size) {
+                // SAFETY: inside an executable segment.
+                let function = unsafe { slice::from_raw_parts(begin as *const u8, size) };
+                inline::each_system_call(function, |offset, number| {
+                    if raw::is_ours(number as i64) {
+                        let at = begin + offset;
+                        found.extend(inline::place(at).map(|copy| Site { at, copy }));
+                    }
+                });
+            }
+        }
+    }
+}
