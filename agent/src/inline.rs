@@ -79,21 +79,10 @@ unsafe extern "C" fn visit(info: *mut dl_phdr_info, _: size_t, found: *mut c_voi
     // SAFETY: as above.
     let segments = unsafe { slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
     let object = Object { base: info.dlpi_addr as usize, segments };
-    if !left_alone().iter().any(|&address| object.code(address).is_some()) {
+    if !object.is_left_alone() {
         object.look(found);
     }
     0
-}
-
-/// Addresses in objects whose system calls are not the program's: ours, libc's, the dynamic loader's and the kernel's.
-fn left_alone() -> [usize; 4] {
-    // SAFETY: asks for what the kernel has told, and for a name that is NUL-terminated.
-    unsafe {
-        let entry = |kind| libc::getauxval(kind) as usize;
-        // The first instruction of the loader is somewhere behind its header, which is in no executable segment.
-        let loader = libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) as usize;
-        [visit as *const () as usize, raw::real(), loader, entry(libc::AT_SYSINFO_EHDR)]
-    }
 }
 
 /// An object that is loaded.
@@ -107,6 +96,14 @@ struct Object<'a> {
 const HEADER: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 
 impl Object<'_> {
+    /// Ours, libc, the dynamic loader and the kernel's: their system calls are not the program's.
+    fn is_left_alone(&self) -> bool {
+        // SAFETY: what the kernel has told.
+        let [loader, kernels] = [libc::AT_BASE, libc::AT_SYSINFO_EHDR].map(|kind| unsafe { libc::getauxval(kind) as usize });
+        let others = [visit as *const () as usize, raw::real(), kernels];
+        self.base == loader || others.iter().any(|&address| self.code(address).is_some())
+    }
+
     /// The end of the executable segment that holds this address.
     fn code(&self, address: usize) -> Option<usize> {
         let offset = address.wrapping_sub(self.base);

@@ -69,6 +69,7 @@ pub(crate) fn start() {
         prepare();
         hook::attach(path.to_bytes_with_nul());
         if arena::attach(path.to_bytes_with_nul()) {
+            interpose::masks::take_over();
             inline::find();
         }
     }

@@ -4,14 +4,33 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Compile, Run
+from conftest import MMIOTAP, Compile, Run
 from mmiotap.trace.reader import open_trace
 
 RAW = Path(__file__).parents[1] / "data" / "raw_calls.c"
+#: liburing maps and unmaps its rings itself, by instructions inlined where it does. Without its header.
+LIBURING = r"""
+#include <stdint.h>
+#include <stdio.h>
+int io_uring_queue_init(unsigned, void *, unsigned);
+void io_uring_queue_exit(void *);
+int io_uring_submit(void *);
+int main(void)
+{
+    static uint64_t ring[128];
+    for (int i = 0; i < 20; i++) {
+        printf("%d ", io_uring_queue_init(8, ring, 0));
+        printf("%d\n", io_uring_submit(ring));
+        io_uring_queue_exit(ring);
+    }
+    return 0;
+}
+"""
+
 PAGE = 4096
 
 #: How the program makes a system call.
-FORMS = {"function": "syscall(n, a, b, c, d, e, f)"}
+FORMS = {"function": "syscall(n, a, b, c, d, e, f)", "instruction": "inlined(n, a, b, c, d, e, f)"}
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -39,3 +58,43 @@ def test_they_are_seen(form: str, run: Run, mmiotap: Run, compile_c: Compile, tm
     assert written[:4] == [(1, start), (2, start + 1), (3, start + 2), (4, start + 3)]
     assert offsets[40:] == [20, 4, 20, 4, 20, 4, 5, 21, 6, 7]
     assert len({event["pid"] for event in events}) == 2
+
+
+def test_the_rings_of_liburing(run: Run, mmiotap: Run, compile_c: Compile, tmp_path: Path) -> None:
+    program = compile_c(LIBURING, "rings", "-l:liburing.so.2")
+    plain = run(program)
+    assert plain.stdout == "0 0\n" * 20, plain.stderr
+    traced = mmiotap("record", "--map", "anon_inode:*", "-o", "trace", "--", program)
+    assert (traced.status, traced.stdout) == (0, plain.stdout), traced.stderr
+    trace = open_trace(tmp_path / "trace")
+    kinds = [event["kind"] for event in trace.events().to_pylist()]
+    # The queues, and the entries.
+    assert {mapping.path for mapping in trace.mappings} == {"anon_inode:[io_uring]"}
+    assert kinds.count("map") == kinds.count("unmap") == len(trace.mappings) == 40
+    assert kinds.count("write") == 160
+    assert kinds.count("read") > 100
+
+
+BLOCKING = r"""
+#include <signal.h>
+#include <stddef.h>
+#include <unistd.h>
+int main(int count, char **argument)
+{
+    (void)count;
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    execv(argument[1], argument + 1);
+    return 1;
+}
+"""
+
+
+def test_with_all_signals_blocked_by_who_started_it(run: Run, compile_c: Compile, tmp_path: Path) -> None:
+    """A mask is inherited: neither a fault in a region nor a breakpoint is fatal for that."""
+    blocking = compile_c(BLOCKING, "blocking")
+    program = compile_c(LIBURING, "rings", "-l:liburing.so.2")
+    traced = run(blocking, *MMIOTAP, "record", "--map", "anon_inode:*", "-o", "trace", "--", program)
+    assert (traced.status, traced.stdout) == (0, "0 0\n" * 20), traced.stderr
+    assert len(open_trace(tmp_path / "trace").mappings) == 40

@@ -83,6 +83,13 @@ pub fn kernel_mask(how: c_int, new: Option<&u64>) -> Result<u64, isize> {
     Ok(old & !OURS | note(how, new.copied(), masked().all()))
 }
 
+/// What the first thread has inherited from whoever started the program is as if it had asked for it.
+pub fn take_over() {
+    if let Ok(inherited) = kernel_mask(SIG_BLOCK, None) {
+        _ = kernel_mask(SIG_SETMASK, Some(&inherited));
+    }
+}
+
 /// The same for a thread that has been stopped by a signal of ours, and goes on with the mask that is in its frame.
 pub fn frame_mask(how: c_int, new: Option<&u64>, frame: &mut Frame) -> Result<u64, isize> {
     let old = frame.mask();
