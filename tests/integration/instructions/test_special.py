@@ -94,10 +94,11 @@ def test_accesses_across_the_edges_of_a_region(special: Any, traced: bool) -> No
 
 
 @every_way
-def test_a_stack_in_the_region(special: Any, traced: bool) -> None:
+def test_a_stack_in_the_region(special: Any, traced: bool, patching: str) -> None:
     ended = special("inside", traced=traced)
     assert_right(ended)
-    if traced:
+    # Patched, a thunk has its own stack there, too: docs/limits.md says what that does to the trace.
+    if traced and patching == "off":
         assert not any(row["flags"] & layout.STEPPED for row in ended.rows)
         words = Counter((row["kind"], row["offset"], row["value"]) for row in ended.rows)
         assert words["read", 64, 4711] == words["write", 64, 4711] == 50
