@@ -52,15 +52,23 @@ const NEW: u32 = 0;
 const STARTING: u32 = 1;
 const READY: u32 = 2;
 
+unsafe extern "C" {
+    static environ: *const *const c_char;
+}
+
 /// Attaches to the recording, if there is one: before main, or when the first interposed call comes even earlier.
 pub(crate) fn start() {
     static STATE: AtomicU32 = AtomicU32::new(NEW);
-    if STATE.load(Ordering::Acquire) == READY
-        || STATE.compare_exchange(NEW, STARTING, Ordering::Acquire, Ordering::Relaxed).is_err()
-    {
+    if STATE.load(Ordering::Acquire) == READY {
         return;
     }
-    // SAFETY: the environment is in place before any constructor runs.
+    // What runs before all constructors, AddressSanitizer does, runs before libc's own, which finds the environment: a
+    // later call will look.
+    // SAFETY: a pointer of libc's, written by that constructor, when there is one thread.
+    if unsafe { environ }.is_null() || STATE.compare_exchange(NEW, STARTING, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        return;
+    }
+    // SAFETY: the environment is in place.
     let path = unsafe { libc::getenv(ARENA_VARIABLE.as_ptr()) };
     if !path.is_null() {
         // SAFETY: getenv returns a NUL-terminated string.

@@ -178,7 +178,7 @@ fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, co
     let mask = Frame::new(context).mask() | action.mask & !OURS;
     sys::set_signal_mask(mask);
     let masked = thread::masked();
-    let before = (masked.handling, masked.handler_stack);
+    let before = (masked.asked, masked.handling, masked.handler_stack);
     let own = if action.flags & libc::SA_NODEFER as u64 != 0 { 0 } else { bit(signal) };
     masked.handling |= (action.mask | own) & OURS;
     masked.handler_stack = &raw const before as usize;
@@ -186,7 +186,8 @@ fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, co
     // SAFETY: the program has said that this is a signal handler; one that takes fewer arguments ignores the others.
     let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = unsafe { transmute(handler) };
     handler(signal, info, (&raw mut *context).cast());
-    (masked.handling, masked.handler_stack) = before;
+    // The whole mask is as it was, whatever the handler has made of it.
+    (masked.asked, masked.handling, masked.handler_stack) = before;
     // Unless we have left the program meanwhile.
     if arena::base() != 0 {
         let mut frame = Frame::new(context);

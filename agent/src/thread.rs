@@ -165,6 +165,11 @@ impl Masked {
         self.at(here)
     }
 
+    /// Does its handler of one of our signals run, as far as the stack tells?
+    pub fn in_handler(&self) -> bool {
+        &raw const self as usize <= self.handler_stack
+    }
+
     /// The same for a thread whose stack pointer is this.
     pub fn at(&mut self, stack_pointer: usize) -> u64 {
         if stack_pointer > self.handler_stack {

@@ -3,7 +3,9 @@
 
 use core::mem::{MaybeUninit, transmute};
 
-use libc::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, epoll_event, fd_set, nfds_t, pollfd, sigset_t, timespec};
+use libc::{
+    SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, epoll_event, fd_set, nfds_t, pollfd, pthread_attr_t, sigset_t, timespec,
+};
 
 use super::Real;
 use crate::arch::Frame;
@@ -62,6 +64,10 @@ fn note(how: c_int, wanted: Option<u64>, before: u64) -> u64 {
         Some(bits) if how == SIG_UNBLOCK => {
             masked.asked &= !bits;
             masked.handling &= !bits;
+        }
+        // A handler that sets back the mask it has found asks for nothing that outlives a jump out of it.
+        Some(bits) if how == SIG_SETMASK && masked.in_handler() => {
+            (masked.asked, masked.handling) = (masked.asked & bits, bits);
         }
         Some(bits) if how == SIG_SETMASK => (masked.asked, masked.handling) = (bits, 0),
         _ => {}
@@ -123,13 +129,31 @@ pub unsafe extern "C" fn pthread_sigmask(how: c_int, new: *const sigset_t, old: 
     unsafe { change(&REAL, how, new, old) }
 }
 
-/// A mask for the length of a wait, without our signals: handlers that run in it may touch a device.
-struct Waiting(Option<sigset_t>);
+/// The mask that threads are created with. They do not believe in those of our signals that it names.
+///
+/// # Safety
+/// As pthread_attr_setsigmask_np(3).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn pthread_attr_setsigmask_np(attribute: *mut pthread_attr_t, mask: *const sigset_t) -> c_int {
+    static REAL: Real = Real::new(c"pthread_attr_setsigmask_np");
+    crate::start();
+    // SAFETY: the function of this name in libc, and the caller's promise.
+    unsafe {
+        let real: unsafe extern "C" fn(*mut pthread_attr_t, *const sigset_t) -> c_int = transmute(REAL.address());
+        if arena::base() == 0 {
+            return real(attribute, mask);
+        }
+        real(attribute, Stripped::new(mask).pointer())
+    }
+}
 
-impl Waiting {
-    unsafe fn new(mask: *const sigset_t) -> Waiting {
+/// A mask without our signals: handlers that run in it may touch a device.
+struct Stripped(Option<sigset_t>);
+
+impl Stripped {
+    unsafe fn new(mask: *const sigset_t) -> Stripped {
         // SAFETY: the caller's promise.
-        Waiting(unsafe { mask.as_ref() }.map(|mask| {
+        Stripped(unsafe { mask.as_ref() }.map(|mask| {
             let mut stripped = *mask;
             set_kernel_set(&mut stripped, kernel_set(mask) & !OURS);
             stripped
@@ -153,7 +177,7 @@ macro_rules! waits {
             // SAFETY: the function of this name in libc, and the caller's promise.
             unsafe {
                 let real: unsafe extern "C" fn($($kind,)* *const sigset_t) -> c_int = transmute(REAL.address());
-                let mask = Waiting::new(mask);
+                let mask = Stripped::new(mask);
                 real($($argument,)* mask.pointer())
             }
         }

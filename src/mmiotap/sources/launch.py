@@ -111,12 +111,17 @@ def check_program(path: Path, agent: Path) -> None:
 
 
 def environment(arena: Path, agent: Path) -> dict[str, str]:
-    """The environment of the traced program: ours with the agent in front and the way to its arena."""
+    """The environment of the traced program: ours with the agent in front and the way to its arena.
+
+    A program built with AddressSanitizer refuses to start where another library is in front, unless told not to look.
+    """
     result = dict(os.environ)
     preloaded = result.get("LD_PRELOAD", "")
     others = [name for name in preloaded.replace(" ", ":").split(":") if name and name != str(agent)]
     result["LD_PRELOAD"] = ":".join([str(agent), *others])
     result["MMIOTAP_ARENA"] = str(arena)
+    options = [result.get("ASAN_OPTIONS", ""), "verify_asan_link_order=0"]
+    result["ASAN_OPTIONS"] = ":".join(option for option in options if option)
     return result
 
 
