@@ -257,9 +257,11 @@ def changes(hunk: Hunk, beside: Sequence[tuple[int | None, int | None]], decoder
     which = np.flatnonzero(known & (one != other))
     a, at_a, at_b, one, other = a.take(which), at_a[which], at_b[which], one[which], other[which]
     ones, zeros = other & ~one, one & ~other
-    place = (a["kind"].cast(pa.string()), a["map_id"], a["offset"], a["width"])
-    set_, cleared = (decoded(decoder, *place, pa.array(bits)) for bits in (ones, zeros))
-    names = (set_.register, pa.array(ones), pa.array(zeros), set_.fields, cleared.fields)
+    twice = pa.concat_tables([a, a])
+    place = (twice["kind"].cast(pa.string()), twice["map_id"], twice["offset"], twice["width"])
+    meant = decoded(decoder, *place, pa.array(np.concatenate([ones, zeros])))
+    rows = a.num_rows
+    names = (meant.register[:rows], pa.array(ones), pa.array(zeros), meant.fields[:rows], meant.fields[rows:])
     columns = (pa.array(at_a), pa.array(at_b), a["offset"], *names)
     return [Change(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
 

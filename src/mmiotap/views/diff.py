@@ -53,6 +53,8 @@ class DiffLines:
     def write(self, hunk: Hunk) -> None:
         """One difference, to standard output. Accesses are counted from 1."""
         self._write("@", f"@ access {hunk.number_a + 1} of A, {hunk.number_b + 1} of B @@")
+        self._a.learn(hunk.before, hunk.a.slice(0, SHOWN), hunk.after)
+        self._b.learn(hunk.b.slice(0, SHOWN))
         beside = pairs(hunk, SHOWN)
         changed = {change.at_a: change for change in changes(hunk, beside, self._a.decoder)}
         if self._beside:
@@ -173,6 +175,11 @@ class _Side:
         self._symbols = Symbols(trace.modules, trace.processes)
         processes = len(trace.processes) > 1
         self._lines = EventLines(trace.mappings, start_ns(trace), processes=processes, colour=False, decoder=decoder)
+
+    def learn(self, *tables: pa.Table) -> None:
+        """Names of all of these at once, which costs as much as those of one."""
+        if self.decoder is not None:
+            self.decoder.decode(pa.concat_tables([table.select(list(COLUMNS)) for table in tables]))
 
     def lines(self, table: pa.Table) -> Iterator[str]:
         sites = self._symbols.names(table["pid"].to_numpy().tolist(), table["pc"].to_numpy().tolist())
