@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mmiotap.trace import layout
 from mmiotap.trace.arena import Chunk, SegmentHeader
-from mmiotap.trace.arrays import Column, numbers, texts
+from mmiotap.trace.arrays import Column, numbers, texts, values
 from mmiotap.trace.model import SITE_REASONS, SITE_STATES, Mapping, Module, Process, Site
 from mmiotap.trace.schema import EVENTS, KINDS
 from mmiotap.trace.sysfs import locate
@@ -163,7 +163,7 @@ def count(chunks: Sequence[Chunk]) -> tuple[int, int]:
 
 def count_flag(events: pa.Table, flag: int) -> int:
     """How many of these events have this flag."""
-    return int(np.count_nonzero(events.column("flags").to_numpy() & np.uint32(flag)))
+    return int(np.count_nonzero(values(events.column("flags")) & np.uint32(flag)))
 
 
 def in_parts(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
