@@ -98,3 +98,58 @@ def test_with_all_signals_blocked_by_who_started_it(run: Run, compile_c: Compile
     traced = run(blocking, *MMIOTAP, "record", "--map", "anon_inode:*", "-o", "trace", "--", program)
     assert (traced.status, traced.stdout) == (0, "0 0\n" * 20), traced.stderr
     assert len(open_trace(tmp_path / "trace").mappings) == 40
+
+
+#: One thread makes system calls of its own, each by a breakpoint of ours; the other has it stopped again and again, for
+#: accesses that are stepped (a load of gs). DEVICE.
+STOPPED = r"""
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+enum { CALLS = 100000 };
+static volatile int over;
+
+static void *call(void *argument)
+{
+    uint64_t mask = 1;
+    long wrong = 0;
+    (void)argument;
+    for (int i = 0; i < CALLS; i++) {
+        long result;
+        register long size __asm__("r10") = 8;
+        __asm__ volatile("mov %1, %%eax\n syscall"
+                         : "=&a"(result)
+                         : "i"(SYS_rt_sigprocmask), "D"(0L), "S"(0L), "d"(&mask), "r"(size) : "rcx", "r11", "memory");
+        wrong += result != 0 || mask != 0;
+    }
+    over = 1;
+    return (void *)wrong;
+}
+
+int main(int count, char **argument)
+{
+    (void)count;
+    const uint16_t *device = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, open(argument[1], O_RDWR), 0);
+    pthread_t thread;
+    void *wrong;
+    pthread_create(&thread, 0, call, 0);
+    while (!over)
+        __asm__ volatile("movw %0, %%gs" : : "m"(*device));
+    pthread_join(thread, &wrong);
+    printf("wrong: %ld\n", (long)wrong);
+    return 0;
+}
+"""
+
+
+def test_a_breakpoint_that_is_met_while_threads_are_stopped(mmiotap: Run, compile_c: Compile, tmp_path: Path) -> None:
+    """The kernel drops a breakpoint's trap if a signal of that number is pending."""
+    program = compile_c(STOPPED, "stopped", "-pthread")
+    device = tmp_path / "device"
+    device.write_bytes(bytes(PAGE))
+    traced = mmiotap("record", "--map", "**/device", "-o", "trace", "--", program, device)
+    assert (traced.status, traced.stdout) == (0, "wrong: 0\n"), traced.stderr
