@@ -1,6 +1,7 @@
 """Opening traces in any state, selecting from them, and what other programs make of the files."""
 
 import contextlib
+import gc
 import os
 import shutil
 import tempfile
@@ -256,6 +257,18 @@ class TestTrouble:
             data[:] = bytes(len(data))
         path.write_bytes(data)
         self.refuses(tmp_path / "t", str(path), "another version" if damage == "version" else "is damaged; remove")
+
+    def test_an_arena_that_is_refused_is_closed_once(self, tmp_path: Path) -> None:
+        """The second time its number would be another file's."""
+        path = tmp_path / "arena"
+        path.write_bytes(b"nothing")
+        with pytest.raises(MmiotapError) as refused:
+            Arena.open(path)
+        other = os.open(os.devnull, os.O_RDONLY)
+        del refused
+        gc.collect()
+        os.fstat(other)
+        os.close(other)
 
     def test_segments_are_cut_off(self, tmp_path: Path) -> None:
         """What is there is read."""

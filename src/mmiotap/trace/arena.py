@@ -92,6 +92,7 @@ class Arena:
                 view = memoryview(mmap.mmap(self._fd, layout.SEGMENTS_OFFSET, access=self._access))
             except BaseException:
                 os.close(self._fd)
+                del self._fd  # or else it would be closed once more, when it is somebody else's
                 raise
         self._u32, self._u64 = view.cast("I"), view.cast("Q")
         self._head = view
