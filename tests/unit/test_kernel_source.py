@@ -217,6 +217,33 @@ def test_pages_that_the_disk_has_no_room_for_are_not_lost(
     assert b"".join(taken) == raw
 
 
+def test_a_trace_that_is_removed_does_not_end_the_recording(tracefs: Tracefs, tmp_path: Path) -> None:
+    folder = tmp_path / "trace"
+    with closing(Pages(tracefs, [])) as pipe:
+        recording = KernelTrace(tracefs, pipe, folder, {"format": 1}, [], force=False)
+        with recording.controlled():
+            pipe.empty()
+            for pages in (folder / "live" / spool.FOLDER).glob("*.cpu*"):
+                pages.unlink()
+            recording.drain()
+        assert "No such file" in (recording.finish(0, 1.0).trouble or "")
+
+
+def test_a_kernel_that_cannot_be_read_any_more_is_named(tracefs: Tracefs, tmp_path: Path) -> None:
+    folder = tmp_path / "trace"
+    with closing(Pages(tracefs, [])) as pipe:
+        recording = KernelTrace(tracefs, pipe, folder, {"format": 1}, [], force=False)
+        os.dup2(nowhere := os.open(tmp_path, os.O_RDONLY), pipe._files[0])  # a folder cannot be read
+        os.close(nowhere)
+
+        def read_on() -> None:
+            while True:
+                recording.read()
+
+        with recording.controlled(), pytest.raises(MmiotapError, match="read any more: Is a directory"):
+            read_on()
+
+
 def test_text_has_the_same_events(tracefs: Tracefs, tmp_path: Path) -> None:
     text = lzma.decompress((DATA / "ftrace-e1000.txt.xz").read_bytes())
     # As trace_pipe has it: a loss where it was, and once more in a sum.

@@ -21,6 +21,7 @@ from mmiotap.formats.ftrace.events import NAMES, Decoder
 from mmiotap.formats.ftrace.fields import Formats
 from mmiotap.formats.pci import PciDevice
 from mmiotap.trace import store
+from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.writer import TraceWriter
 
 #: Where in the folder of a running trace they are; the kernel's own descriptions of them are there, too.
@@ -45,7 +46,17 @@ class Pages:
     data: Path | bytes
 
     def read(self) -> bytes:
-        return self.data if isinstance(self.data, bytes) else self.data.read_bytes()
+        """Raises DiskError if the file is gone."""
+        if isinstance(self.data, bytes):
+            return self.data
+        with store.writing(self.data):
+            return self.data.read_bytes()
+
+    @property
+    def size(self) -> int:
+        if isinstance(self.data, bytes):
+            return len(self.data)
+        return self.data.stat().st_size if self.data.exists() else 0
 
 
 class Spool:
@@ -57,6 +68,7 @@ class Spool:
         self._folder: Path | None = None
         self._waiting: deque[Pages] = deque()
         self._number = 0
+        self._trouble: OSError | None = None
         self._lock = threading.Lock()  # for whoever moves
         self._inside, self._outside = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -70,18 +82,24 @@ class Spool:
 
     @contextmanager
     def moving(self, folder: Path, tracefs: Path) -> Iterator[None]:
-        """Meanwhile a thread moves pages into ``folder``. What is left there at the end is what was not decoded."""
-        folder.mkdir(mode=0o700)
-        for file in (Path("events/header_page"), *(Path(f"events/ftrace/{name}/format") for name in NAMES)):
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # mmiotrace_map is not there: Formats says so
+        """Meanwhile a thread moves pages into ``folder``. What is left there at the end is what was not decoded.
+
+        Raises DiskError if the folder cannot be made.
+        """
+        with store.writing(folder):
+            folder.mkdir(mode=0o700)
+            for file in ("events/header_page", *(f"events/ftrace/{name}/format" for name in NAMES)):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (folder / file).write_bytes((tracefs / file).read_bytes())
         self._folder = folder
         over = threading.Event()
 
         def run() -> None:
-            while not over.wait(_BUSY_SECONDS if self.move() else _IDLE_SECONDS):
-                pass
+            try:
+                while not over.wait(_BUSY_SECONDS if self.move() else _IDLE_SECONDS):
+                    pass
+            except OSError as error:
+                self._trouble = error
 
         thread = threading.Thread(target=run, name="pages", daemon=True)
         thread.start()
@@ -92,7 +110,7 @@ class Spool:
             thread.join()
             self._folder = None
             if not list(folder.glob("*.cpu*")):
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)
 
     def move(self) -> bool:
         """Put away what the kernel has. False: there was nothing."""
@@ -101,12 +119,14 @@ class Spool:
         return any(moved)
 
     def take(self) -> list[Pages]:
-        """Some of what was put away, the oldest."""
+        """Some of what was put away, the oldest. Raises MmiotapError if the kernel lets nobody read any more."""
+        if self._trouble and not self._waiting:
+            raise MmiotapError(f"the kernel's buffers cannot be read any more: {self._trouble.strerror}")
         taken = []
         size = 0
         while self._waiting and size < _FILE:
             pages = self._waiting.popleft()
-            size += len(pages.data) if isinstance(pages.data, bytes) else pages.data.stat().st_size
+            size += pages.size
             taken.append(pages)
         return taken
 

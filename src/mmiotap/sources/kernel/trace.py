@@ -74,7 +74,11 @@ class KernelTrace:
 
     def read(self) -> bool:
         """Make events of what the kernel said. False: there was nothing."""
-        table = self._pipe.read()
+        try:
+            table = self._pipe.read()
+        except DiskError as error:  # the trace was removed
+            self._trouble = str(error)
+            return True
         if table is not None:
             self._note(table)
             self._waiting.append(table)
