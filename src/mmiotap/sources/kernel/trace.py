@@ -68,7 +68,7 @@ class KernelTrace:
                 yield
         finally:
             server.close()
-            folder.control.unlink()
+            folder.control.unlink(missing_ok=True)
             with suppress(OSError):  # pages that were not decoded stay
                 folder.live.rmdir()
 
