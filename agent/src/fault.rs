@@ -190,8 +190,12 @@ fn bus(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
     Verdict::Program(SIGBUS)
 }
 
-/// A division by zero and its like, with an operand in a region or elsewhere.
+/// A division by zero and its like, with an operand in a region or elsewhere; or a request to park.
 fn arithmetic(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
+    if park::is_parking(info) {
+        park::stay_parked();
+        return Verdict::Taken;
+    }
     if info.si_code > 0 {
         if recovered(SIGFPE, info, frame) {
             return Verdict::Taken;
@@ -208,15 +212,6 @@ fn arithmetic(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
 
 fn trap(info: &siginfo_t, frame: &mut Frame) -> Verdict {
     let int3 = frame.pc().wrapping_sub(1);
-    if park::is_parking(info) {
-        // A breakpoint's own trap is lost while a signal to park is pending (signal(7)), and leaves the thread behind its first byte.
-        // Nothing else brings a thread there, into the middle of an instruction. It meets the breakpoint again.
-        if patch::behind_breakpoint(int3).is_some() || inline::is_breakpoint(int3) {
-            frame.set_pc(int3);
-        }
-        park::stay_parked();
-        return Verdict::Taken;
-    }
     if info.si_code == SI_KERNEL {
         if patch::sampled(int3) {
             return Verdict::Taken;

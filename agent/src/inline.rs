@@ -62,23 +62,13 @@ pub fn find() {
     text::sync();
 }
 
-fn find_site(at: usize) -> Option<&'static Site> {
-    let sites = sites();
-    sites.binary_search_by_key(&at, |site| site.at).ok().map(|index| &sites[index])
-}
-
-/// Is there one of our breakpoints?
-pub fn is_breakpoint(at: usize) -> bool {
-    find_site(at).is_some()
-}
-
 /// A breakpoint: is it one of ours?
 pub fn entered(at: usize, frame: &mut Frame) -> bool {
-    let Some(site) = find_site(at) else { return false };
+    let Ok(index) = sites().binary_search_by_key(&at, |site| site.at) else { return false };
     let (number, arguments) = inline::asked(frame);
     match raw::answered(number, arguments, frame) {
         Some(result) => inline::answer(frame, at, result),
-        None => frame.set_pc(site.copy),
+        None => frame.set_pc(sites()[index].copy),
     }
     true
 }

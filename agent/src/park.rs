@@ -1,15 +1,18 @@
 //! Holding the other threads still for the length of a step.
 //!
-//! Each is sent a SIGTRAP with a value of ours, which the handler answers by waiting on [`GENERATION`]. A thread that does
+//! Each is sent a signal with a value of ours, which the handler answers by waiting on [`GENERATION`]. A thread that does
 //! not answer in time (it sleeps in the kernel uninterruptibly) is deaf: steps do not wait for it again.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use libc::{SIGTRAP, siginfo_t};
+use libc::{SIGFPE, c_int, siginfo_t};
 
 use crate::{arming, hook, sys};
 
+/// The kernel keeps one signal of a number (signal(7)): what else would raise it meanwhile is dropped. A division that fails does so again
+/// when its thread goes on; a breakpoint or a step, behind which the thread is then, would never be told of.
+const SIGNAL: c_int = SIGFPE;
 const PATIENCE_NS: i64 = 500_000_000;
 const LOOK_AGAIN_NS: i64 = 50_000;
 /// Looks.
@@ -136,7 +139,7 @@ fn ask_new(tids: &mut [i32; MAX_THREADS], mut asked: usize) -> usize {
             || arming::is_helper(tid)
             || hook::is_helper(tid)
             || sys::is_kernel_worker(tid);
-        if !known && asked < MAX_THREADS && sys::queue_signal(pid, tid, SIGTRAP, &asking()) {
+        if !known && asked < MAX_THREADS && sys::queue_signal(pid, tid, SIGNAL, &asking()) {
             tids[asked] = tid;
             asked += 1;
         }
@@ -148,7 +151,7 @@ fn asking() -> siginfo_t {
     // SAFETY: all-zero is a valid siginfo_t, and the value lies inside it.
     unsafe {
         let mut info: siginfo_t = core::mem::zeroed();
-        info.si_signo = SIGTRAP;
+        info.si_signo = SIGNAL;
         info.si_code = libc::SI_QUEUE;
         (&raw mut info).cast::<u8>().add(SI_VALUE).cast::<usize>().write(cookie());
         info
@@ -184,7 +187,7 @@ fn wait_for(new: &[i32]) {
         }
         // Again: a signal is lost while another of its number is pending (signal(7)), and harmless when it comes late.
         for &tid in new.iter().filter(|&&tid| !is_settled(tid)) {
-            sys::queue_signal(pid, tid, SIGTRAP, &asking());
+            sys::queue_signal(pid, tid, SIGNAL, &asking());
         }
     }
 }

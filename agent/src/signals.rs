@@ -17,7 +17,7 @@ pub const fn bit(signal: c_int) -> u64 {
     1 << (signal - 1)
 }
 
-/// What an instruction that the agent runs, or steps, can raise. SIGTRAP ends a step, and parks threads.
+/// What an instruction that the agent runs, or steps, can raise. SIGTRAP ends a step; SIGFPE parks threads, too (see park.rs).
 pub const SIGNALS: [c_int; 4] = [SIGSEGV, SIGBUS, SIGTRAP, SIGFPE];
 
 pub const OURS: u64 = bit(SIGSEGV) | bit(SIGBUS) | bit(SIGTRAP) | bit(SIGFPE);

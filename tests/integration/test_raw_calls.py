@@ -100,18 +100,34 @@ def test_with_all_signals_blocked_by_who_started_it(run: Run, compile_c: Compile
     assert len(open_trace(tmp_path / "trace").mappings) == 40
 
 
-#: One thread makes system calls of its own, each by a breakpoint of ours; the other has it stopped again and again, for
-#: accesses that are stepped (a load of gs). DEVICE.
+#: One thread makes system calls of its own, each by a breakpoint of ours, meets breakpoints of its own and divides by
+#: zero; the other has it stopped again and again, for accesses that are stepped (a load of gs). DEVICE.
 STOPPED = r"""
+#define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 
-enum { CALLS = 100000 };
-static volatile int over;
+enum { CALLS = 50000 };
+static volatile int over, traps, errors;
+
+static void trapped(int signal)
+{
+    (void)signal;
+    traps++;
+}
+
+static void failed(int signal, siginfo_t *info, void *context)
+{
+    (void)signal;
+    errors += info->si_code == FPE_INTDIV;
+    ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP] += 2;  /* div %ecx */
+}
 
 static void *call(void *argument)
 {
@@ -125,6 +141,12 @@ static void *call(void *argument)
                          : "=&a"(result)
                          : "i"(SYS_rt_sigprocmask), "D"(0L), "S"(0L), "d"(&mask), "r"(size) : "rcx", "r11", "memory");
         wrong += result != 0 || mask != 0;
+        __asm__ volatile("int3");
+        wrong += traps != 2 * i + 1;
+        raise(SIGTRAP);
+        wrong += traps != 2 * i + 2;
+        __asm__ volatile("div %%ecx" : : "a"(1), "d"(0), "c"(0));
+        wrong += errors != i + 1;
     }
     over = 1;
     return (void *)wrong;
@@ -136,6 +158,8 @@ int main(int count, char **argument)
     const uint16_t *device = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, open(argument[1], O_RDWR), 0);
     pthread_t thread;
     void *wrong;
+    signal(SIGTRAP, trapped);
+    sigaction(SIGFPE, &(struct sigaction){.sa_sigaction = failed, .sa_flags = SA_SIGINFO}, 0);
     pthread_create(&thread, 0, call, 0);
     while (!over)
         __asm__ volatile("movw %0, %%gs" : : "m"(*device));
@@ -147,7 +171,7 @@ int main(int count, char **argument)
 
 
 def test_a_breakpoint_that_is_met_while_threads_are_stopped(mmiotap: Run, compile_c: Compile, tmp_path: Path) -> None:
-    """The kernel drops a breakpoint's trap if a signal of that number is pending."""
+    """The kernel would drop the breakpoint's signal if one of that number was pending."""
     program = compile_c(STOPPED, "stopped", "-pthread")
     device = tmp_path / "device"
     device.write_bytes(bytes(PAGE))
