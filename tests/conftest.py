@@ -17,6 +17,10 @@ INCLUDE = Path(__file__).parent.parent / "src" / "mmiotap" / "include"
 #: Seconds that a program may take; only a hang takes so long.
 TIME_LIMIT = 60.0
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As a shell starts what is to run in the background; all that tests start would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass(frozen=True)
 class Result:
