@@ -55,6 +55,9 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
     if recovered(SIGSEGV, info, frame) {
         return Verdict::Taken;
     }
+    if registry::find(frame.pc()).is_some_and(|patch| patch.thunk.pass(frame)) {
+        return Verdict::Taken;
+    }
     let patch = leave_thunk(info, frame);
     let touched = address_of(info);
     let region = match region::find(touched) {

@@ -46,7 +46,7 @@ const MOST: usize = 16;
 /// have called for the program in an earlier recording.
 pub fn restorers() -> Vec<usize> {
     let mut found = vec![arch::restorer()];
-    for action in (1..=64).map(signals::action).filter(|action| action.handler > SIG_IGN) {
+    for action in signals::caught().map(signals::action).filter(|action| action.handler > SIG_IGN) {
         if action.restorer != 0 && !found.contains(&action.restorer) {
             found.push(action.restorer);
         }

@@ -1,4 +1,4 @@
-//! What lies where in this process: /proc/self/maps.
+//! What lies where in this process: /proc/self/maps. And a line of /proc/self/status.
 
 use alloc::vec::Vec;
 
@@ -29,14 +29,24 @@ pub fn all() -> Vec<Mapping> {
 
 /// Calls `visit` with each mapping, in order of address, until it returns false.
 pub fn each(mut visit: impl FnMut(Mapping) -> bool) {
-    each_line(|line| mapping_of(line).is_none_or(&mut visit));
+    each_line(b"/proc/self/maps\0", |line| mapping_of(line).is_none_or(&mut visit));
+}
+
+/// A field of /proc/self/status that is a signal set.
+pub fn status_mask(field: &[u8]) -> Option<u64> {
+    let mut found = None;
+    each_line(b"/proc/self/status\0", |line| {
+        found = line.strip_prefix(field).and_then(|value| hexadecimal(value.trim_ascii()));
+        found.is_none()
+    });
+    found.map(|mask| mask as u64)
 }
 
 /// Calls `visit` with each line, without its newline, until it returns false.
-fn each_line(mut visit: impl FnMut(&[u8]) -> bool) {
+fn each_line(path: &[u8], mut visit: impl FnMut(&[u8]) -> bool) {
     // A line is at most a path and a few numbers.
     const SIZE: usize = 2 * 4096;
-    let file = sys::open(b"/proc/self/maps\0", libc::O_RDONLY | libc::O_CLOEXEC);
+    let file = sys::open(path, libc::O_RDONLY | libc::O_CLOEXEC);
     if sys::is_error(file) {
         return;
     }

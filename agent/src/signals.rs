@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use libc::{SIG_DFL, SIG_IGN, SIGBUS, SIGFPE, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
 
 use crate::arch::{self, Frame};
-use crate::{arena, fault, sys, thread};
+use crate::{arena, fault, maps, sys, thread};
 
 /// A signal's bit in a kernel signal set.
 pub const fn bit(signal: c_int) -> u64 {
@@ -102,13 +102,7 @@ pub fn uninstall() {
         return;
     }
     for signal in SIGNALS {
-        let mut own = program_action(signal, None);
-        if own.handler > SIG_IGN && own.restorer == 0 {
-            // It was set meanwhile, through us, without the restorer that libc would have given it.
-            own.flags |= arch::SA_RESTORER;
-            own.restorer = arch::restorer();
-        }
-        set_action(signal, &own);
+        set_action(signal, &program_action(signal, None));
     }
 }
 
@@ -133,6 +127,12 @@ pub fn action(signal: c_int) -> Action {
     let mut now = Action::DEFAULT;
     kernel_action(signal, None, Some(&mut now));
     now
+}
+
+/// The signals that have a handler. One look at them all, for a tracer has the calling thread stop at each system call.
+pub fn caught() -> impl Iterator<Item = c_int> {
+    let caught = maps::status_mask(b"SigCgt:").unwrap_or(!0);
+    (1..=64).filter(move |&signal| caught & bit(signal) != 0)
 }
 
 /// Sets the kernel's action for any signal.

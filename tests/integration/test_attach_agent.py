@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MMIOTAP, Compile, Run, Start, Started
+from conftest import MMIOTAP, WAYS, Compile, Run, Start, Started
 from mmiotap.sources.inside import record
 from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.reader import open_trace
 
 # Never stops touching `first`, and `second` from the moment that `go` exists; faults of its own, a signal every two
-# milliseconds whose handler touches the device with SIGSEGV blocked, a thread that blocks all signals.
+# milliseconds whose handler touches the device with SIGSEGV blocked, a thread that blocks all signals. With a fourth
+# argument only so many of its threads never stop, the others rest now and then.
 BUSY = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -35,7 +36,7 @@ enum { THREADS = 4, SIZE = 8192 };
 static volatile uint32_t *first, *volatile second;
 static volatile sig_atomic_t stop, alarms, faults, wrong;
 static char *hole;
-static int gentle;
+static uintptr_t tireless = THREADS;
 
 static void on_alarm(int number) { (void)number; alarms++; first[900] = first[900] + 1; }
 static void on_term(int number) { (void)number; stop = 1; }
@@ -80,7 +81,7 @@ static void *work(void *argument)
         }
         if (id == 2 && count % 64 == 0)
             usleep(50);
-        if (gentle && count % 64 == 0)
+        if (id >= tireless && count % 64 == 0)
             usleep(5000);
     }
     sigset_t now;
@@ -92,7 +93,8 @@ static void *work(void *argument)
 
 int main(int count, char **argument)
 {
-    gentle = count > 4;
+    if (count > 4)
+        tireless = atoi(argument[4]);
     first = map(argument[1]);
     hole = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct sigaction alarmed = {.sa_handler = on_alarm, .sa_flags = SA_RESTART};
@@ -158,16 +160,26 @@ class Busy:
 
 
 @pytest.fixture
-def busy(compile_c: Compile, start: Start, tmp_path: Path) -> Busy:
+def run_busy(compile_c: Compile, start: Start, tmp_path: Path) -> Callable[..., Busy]:
     words = [tmp_path / name for name in ("first", "second", "go")]
-    return Busy(start(compile_c(BUSY, "busy"), *words), tmp_path)
+    return lambda *more: Busy(start(compile_c(BUSY, "busy"), *words, *more), tmp_path)
 
 
 @pytest.fixture
-def gentle(compile_c: Compile, start: Start, tmp_path: Path) -> Busy:
+def busy(run_busy: Callable[..., Busy]) -> Busy:
+    return run_busy()
+
+
+@pytest.fixture
+def gentle(run_busy: Callable[..., Busy]) -> Busy:
     """The same, in such a way that the recorder keeps up."""
-    words = [tmp_path / name for name in ("first", "second", "go")]
-    return Busy(start(compile_c(BUSY, "gentle"), *words, "gently"), tmp_path)
+    return run_busy("0")
+
+
+@pytest.fixture
+def steady(run_busy: Callable[..., Busy]) -> Busy:
+    """The same with one thread that never stops: four would take the recorder's processor from it."""
+    return run_busy("1")
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -287,26 +299,29 @@ def test_python_with_the_mmap_module(start: Start, mmiotap: Run, tmp_path: Path)
     assert trace.lost == 0
 
 
-def cycles(busy: Busy, tmp_path: Path, patching: str, count: int) -> None:
+def cycles(busy: Busy, tmp_path: Path, patching: str, count: int, seconds: float = 0.005) -> None:
     before = kernel_signals(busy.pid)
-    memory = 0
+    memory = events = 0
     for number in range(count):
         if number == 2:
             busy.map_second()
         result = record.attach(
             busy.pid,
             until=threading.Event(),
-            seconds=0.02,
+            seconds=seconds,
             maps=[f"{tmp_path}/*"],
             path=tmp_path / "trace",
+            buffer=1 << 20,
             patch=patching,
             force=True,
             report=pytest.fail,
         )
         assert result.mappings == (1 if number < 2 else 2)
+        events += result.events
         check_left(busy.pid)
         if number == count // 2:
             memory = len(held(busy.pid)[0])
+    assert events > count
     assert kernel_signals(busy.pid) == before
     other, code = held(busy.pid)
     # What is hot late takes memory late; a leak would be a mapping each time.
@@ -315,14 +330,31 @@ def cycles(busy: Busy, tmp_path: Path, patching: str, count: int) -> None:
     busy.check_end()
 
 
-def test_attached_and_left_thirty_times(busy: Busy, tmp_path: Path, patching: str) -> None:
-    cycles(busy, tmp_path, patching, 30)
+def test_attached_and_left_while_all_threads_are_busy(busy: Busy, tmp_path: Path, patching: str) -> None:
+    cycles(busy, tmp_path, patching, 20, seconds=0.02)
+
+
+@pytest.mark.timeout(600)
+def test_attached_and_left_three_hundred_times(steady: Busy, tmp_path: Path, patching: str) -> None:
+    cycles(steady, tmp_path, patching, 300 // len(WAYS))
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1800)
-def test_attached_and_left_three_hundred_times(busy: Busy, tmp_path: Path, patching: str) -> None:
-    cycles(busy, tmp_path, patching, 300)
+@pytest.mark.timeout(7200)
+def test_attached_and_left_ten_thousand_times(steady: Busy, tmp_path: Path, patching: str) -> None:
+    cycles(steady, tmp_path, patching, 10_000 // len(WAYS))
+
+
+def test_attached_and_left_by_command(busy: Busy, mmiotap: Run, tmp_path: Path) -> None:
+    before = kernel_signals(busy.pid)
+    for _ in range(3):
+        words = ["-f", "--map", f"{tmp_path}/*", "--duration", "0.1", "-o", "trace"]
+        result = mmiotap("attach", *words, str(busy.pid))
+        assert result.status == 0, result.stderr
+        assert ", 1 mapping, " in result.stderr
+        check_left(busy.pid)
+    assert kernel_signals(busy.pid) == before
+    busy.check_end()
 
 
 def test_a_second_recorder_is_refused(busy: Busy, start: Start, mmiotap: Run, tmp_path: Path) -> None:

@@ -126,7 +126,16 @@ static void full(int signal, siginfo_t *info, void *context) { came = signal; co
 
 int main(int argc, char **argv)
 {
+    struct sigaction fault = {.sa_handler = simple, .sa_flags = SA_RESTART}, before, now;
+    sigaction(SIGSEGV, &fault, 0);
+    sigaction(SIGSEGV, 0, &before);
     volatile uint32_t *device = map(argv[1]);
+    sigaction(SIGSEGV, &fault, &now);
+    if (now.sa_handler != simple || now.sa_flags != before.sa_flags)
+        return 7;
+    sigaction(SIGSEGV, 0, &now);
+    if (now.sa_handler != simple || now.sa_flags != before.sa_flags)
+        return 8;
     for (int i = 0; i < 20; i++)
         *device = i;
     if (signal(SIGUSR1, simple) != SIG_DFL || signal(SIGUSR1, SIG_IGN) != simple || signal(SIGUSR1, simple) != SIG_IGN)

@@ -109,14 +109,14 @@ pub fn kernel_action(signal: c_int, new: Option<&Action>) -> Result<Action, isiz
 /// The signals of which libc makes its own use, SIGCANCEL and SIGSETXID: programs cannot set them.
 const INTERNAL: [c_int; 2] = [32, 33];
 
-/// What a program can set, beside the agent's own signals. The actions of SIGKILL and SIGSTOP never change.
-fn settable() -> impl Iterator<Item = c_int> {
-    (1..=64).filter(|signal| !is_ours(*signal) && !INTERNAL.contains(signal))
+/// For which a program has set a handler, beside the agent's own signals.
+fn handled() -> impl Iterator<Item = c_int> {
+    signals::caught().filter(|signal| !is_ours(*signal) && !INTERNAL.contains(signal))
 }
 
 /// Treats the handlers that the program has set already as sigaction() would have. No other thread runs.
 pub fn take_over() {
-    for signal in settable() {
+    for signal in handled() {
         let before = signals::action(signal);
         if before.handler == SIG_DFL || before.handler == SIG_IGN || before.handler == arch::signal_entry() {
             continue;
@@ -130,7 +130,7 @@ pub fn take_over() {
 
 /// Gives the kernel the program's handlers back. No other thread runs.
 pub fn give_back() {
-    for signal in settable() {
+    for signal in handled() {
         let ours = signals::action(signal);
         if ours.handler == SIG_DFL || ours.handler == SIG_IGN {
             continue;
@@ -152,11 +152,12 @@ pub unsafe extern "C" fn __sigaction(signal: c_int, new: *const Sigaction, old: 
 
 /// One of ours: the program's action lives with us.
 unsafe fn exchange(signal: c_int, new: *const Sigaction, old: *mut Sigaction) {
+    // As libc would have given it to the kernel, and shown it (sysdeps/unix/sysv/linux/x86_64/libc_sigaction.c).
     // SAFETY: the caller's promise.
     let new = unsafe { new.as_ref() }.map(|new| Action {
         handler: new.sa_sigaction,
-        flags: new.sa_flags as u32 as u64,
-        restorer: 0,
+        flags: new.sa_flags as u32 as u64 | arch::SA_RESTORER,
+        restorer: arch::restorer(),
         mask: kernel_set(&new.sa_mask),
     });
     let before = signals::program_action(signal, new);
@@ -165,7 +166,9 @@ unsafe fn exchange(signal: c_int, new: *const Sigaction, old: *mut Sigaction) {
         // SAFETY: all-zero is a valid sigaction.
         *old = unsafe { zeroed() };
         old.sa_sigaction = before.handler;
-        old.sa_flags = (before.flags & !arch::SA_RESTORER) as c_int;
+        old.sa_flags = before.flags as c_int;
+        // SAFETY: a function's address, or none.
+        old.sa_restorer = unsafe { transmute::<usize, Option<extern "C" fn()>>(before.restorer) };
         set_kernel_set(&mut old.sa_mask, before.mask);
     }
 }

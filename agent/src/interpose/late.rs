@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use libc::{Elf64_Phdr, Elf64_Sym, PT_DYNAMIC, PT_LOAD, dl_phdr_info, size_t};
 
-use super::{calls, handlers, mapping, masks, raw};
+use super::{calls, handlers, mapping, masks, raw, threads};
 use crate::maps;
 use crate::patch::frames;
 use crate::region::{self, Guard};
@@ -139,6 +139,10 @@ fn functions() -> Vec<Function> {
         (c"pselect", masks::pselect as *const ()),
         (c"epoll_pwait", masks::epoll_pwait as *const ()),
         (c"epoll_pwait2", masks::epoll_pwait2 as *const ()),
+        (c"pthread_attr_setsigmask_np", masks::pthread_attr_setsigmask_np as *const ()),
+        (c"pthread_attr_getsigmask_np", masks::pthread_attr_getsigmask_np as *const ()),
+        (c"pthread_create", threads::pthread_create as *const ()),
+        (c"thrd_create", threads::thrd_create as *const ()),
         (c"dlopen", mmiotap_dlopen as *const ()),
         (raw::NAME, raw::syscall as *const ()),
     ];

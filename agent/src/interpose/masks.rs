@@ -2,6 +2,7 @@
 //! sees the mask that it believes in.
 
 use core::mem::{MaybeUninit, transmute};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{
     SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, epoll_event, fd_set, nfds_t, pollfd, pthread_attr_t, sigset_t, timespec,
@@ -129,7 +130,31 @@ pub unsafe extern "C" fn pthread_sigmask(how: c_int, new: *const sigset_t, old: 
     unsafe { change(&REAL, how, new, old) }
 }
 
-/// The mask that threads are created with. They do not believe in those of our signals that it names.
+/// Behind the kernel's part of a set that an attribute holds: which of our signals it would name. libc keeps a set whole, and there
+/// are no signals that these bits are for.
+const NAMED: u64 = 0x6d6d_696f << 32;
+
+fn named(set: &mut sigset_t) -> &mut u64 {
+    // SAFETY: a libc set has 16 such words.
+    unsafe { &mut *(&raw mut *set).cast::<u64>().add(1) }
+}
+
+/// Has any attribute been given a mask?
+static ARE_NAMED: AtomicBool = AtomicBool::new(false);
+
+/// Those of our signals that threads of this attribute begin with as blocked. None: it has no mask.
+pub fn of_attribute(attribute: *const pthread_attr_t) -> Option<u64> {
+    if attribute.is_null() || !ARE_NAMED.load(Ordering::Relaxed) {
+        return None;
+    }
+    let mut mask = MaybeUninit::<sigset_t>::uninit();
+    // SAFETY: the attribute is one that a thread is to be created with.
+    (unsafe { pthread_attr_getsigmask_np(attribute, mask.as_mut_ptr()) } == 0)
+        // SAFETY: it was written.
+        .then(|| kernel_set(unsafe { mask.assume_init_ref() }) & OURS)
+}
+
+/// The mask that threads are created with.
 ///
 /// # Safety
 /// As pthread_attr_setsigmask_np(3).
@@ -143,7 +168,29 @@ pub unsafe extern "C" fn pthread_attr_setsigmask_np(attribute: *mut pthread_attr
         if arena::base() == 0 {
             return real(attribute, mask);
         }
-        real(attribute, Stripped::new(mask).pointer())
+        ARE_NAMED.store(true, Ordering::Relaxed);
+        let mut stripped = Stripped::new(mask);
+        if let (Some(stripped), Some(mask)) = (&mut stripped.0, mask.as_ref()) {
+            *named(stripped) = NAMED | kernel_set(mask) & OURS;
+        }
+        real(attribute, stripped.pointer())
+    }
+}
+
+/// # Safety
+/// As pthread_attr_getsigmask_np(3).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn pthread_attr_getsigmask_np(attribute: *const pthread_attr_t, mask: *mut sigset_t) -> c_int {
+    static REAL: Real = Real::new(c"pthread_attr_getsigmask_np");
+    // SAFETY: the function of this name in libc, and the caller's promise. It writes the mask if it returns 0.
+    unsafe {
+        let real: unsafe extern "C" fn(*const pthread_attr_t, *mut sigset_t) -> c_int = transmute(REAL.address());
+        let ret = real(attribute, mask);
+        if ret == 0 && *named(&mut *mask) & !OURS == NAMED {
+            let ours = core::mem::take(named(&mut *mask)) & OURS;
+            set_kernel_set(&mut *mask, kernel_set(&*mask) | ours);
+        }
+        ret
     }
 }
 

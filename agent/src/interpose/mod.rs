@@ -8,6 +8,7 @@ pub mod late;
 pub mod mapping;
 pub mod masks;
 pub mod raw;
+pub mod threads;
 
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};

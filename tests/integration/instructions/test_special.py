@@ -97,12 +97,27 @@ def test_accesses_across_the_edges_of_a_region(special: Any, traced: bool) -> No
 def test_a_stack_in_the_region(special: Any, traced: bool, patching: str) -> None:
     ended = special("inside", traced=traced)
     assert_right(ended)
-    # Patched, a thunk has its own stack there, too: docs/limits.md says what that does to the trace.
-    if traced and patching == "off":
+    if traced:
         assert not any(row["flags"] & layout.STEPPED for row in ended.rows)
         words = Counter((row["kind"], row["offset"], row["value"]) for row in ended.rows)
         assert words["read", 64, 4711] == words["write", 64, 4711] == 50
         assert words["write", 4096 - 16, (1 << 64) - 7] == words["read", 4096 - 16, (1 << 64) - 7] == 50
+
+
+@every_way
+def test_a_patched_site_with_the_stack_in_the_region(special: Any, traced: bool, patching: str) -> None:
+    ended = special("aside", traced=traced, pages=3)
+    assert_right(ended)
+    if not traced:
+        return
+    added = [(kind, value + (kind == "write")) for value in range(1000) for kind in ("read", "write")]
+    for offset in (0, 4, 8):
+        assert [(kind, value) for kind, _, value in ended.accesses(offset=offset)] == [*added, ("read", 1000)]
+    assert len(ended.accesses(offset=12)) == 2 * 20000 + 1
+    # The call writes where it came from to the stack, and the return reads that: all else that is there is the agent's.
+    on_stack = [(row["kind"], row["offset"], row["width"]) for row in ended.rows if row["offset"] >= 4096]
+    assert on_stack == [("write", 3 * 4096 - 8, 8), ("read", 3 * 4096 - 8, 8)] * 2000
+    assert any(row["flags"] & layout.PATCHED for row in ended.rows) == (patching == "1")
 
 
 @every_way

@@ -38,7 +38,7 @@ static void *work(void *argument)
             device[16 * id + 1] += got;
         }
     }
-    return (void *)(uintptr_t)are_blocked(id % 3 == 0);
+    return (void *)(uintptr_t)are_blocked(1);
 }
 
 int main(int count, char **argument)

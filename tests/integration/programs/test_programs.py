@@ -37,6 +37,13 @@ def test_workers_that_block_all_signals(run: Run, tmp_path: Path) -> None:
         assert recorded.values("write", 64 * worker) == sums
 
 
+def test_threads_and_children_inherit_what_is_blocked(run: Run, tmp_path: Path) -> None:
+    program = build(tmp_path, "inherited.c")
+    recorded = compare(run, tmp_path, [program, "device"], device="device", prepare=blank(4096), results=["device"])
+    # The last round's number is that of all five signals.
+    assert recorded.values("write", 4 * 31)[-1] >= 500
+
+
 def test_forked_workers_that_share_the_region(run: Run, tmp_path: Path) -> None:
     program = build(tmp_path, "workers.c")
     recorded = compare(run, tmp_path, [program, "device"], device="device", prepare=blank(4096), results=["device"])

@@ -47,6 +47,8 @@ pub const MOST: usize = 768;
 pub struct Thunk {
     pub start: usize,
     pub end: usize,
+    /// The first instruction that touches the frame: nothing has changed yet but the stack pointer.
+    first: usize,
     /// The instructions that touch the alias; the second of a read-modify-write, else 0.
     accesses: [usize; 2],
     /// The original instruction on the copy.
@@ -96,6 +98,7 @@ pub fn build(site: &Site, start: usize, timed: bool) -> Option<(Vec<u8>, Thunk, 
     let is_wide = site.width > 8;
     let on_copy = with_operand_at(&site.instruction, Register::RSP, COPY);
     code.lea_rsp(-FRAME);
+    code.thunk.first = code.here();
     if cpu::has(&cpu::BMI2) {
         code.first_look(site)?;
     }
@@ -186,6 +189,17 @@ impl Thunk {
     /// The original instruction, to be run in the program's own view.
     pub fn original(&self) -> usize {
         self.outside[1]
+    }
+
+    /// If the thread has faulted because it has no stack for the frame, as where that is in a region, or at its end: it goes on with the
+    /// original instruction, which needs none. False: that is not why.
+    pub fn pass(&self, frame: &mut Frame) -> bool {
+        let is_first = frame.pc() == self.first;
+        if is_first {
+            frame.set_general(RSP, frame.general(RSP).wrapping_add(FRAME as u64));
+            frame.set_pc(self.original());
+        }
+        is_first
     }
 
     /// The thread has faulted in this thunk: puts it before the site, with the registers it had there. Returns whether the

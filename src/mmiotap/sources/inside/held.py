@@ -15,13 +15,17 @@ from mmiotap.sources.ptrace.calls import Gone
 from mmiotap.sources.ptrace.thread import FAULTS, Ended, Thread
 from mmiotap.trace.errors import MmiotapError
 
-#: Seconds that we wait for a thread to stop before we look whether it can; and for all to stand where they may.
+#: Seconds that we wait for a thread to stop before we look whether it can; and for all to stand where they may, of
+#: which one may have a thousand steps to make on a machine that has much else to do.
 _STOPPING = 2.0
-PATIENCE = 10.0
+PATIENCE = 60.0
 #: How long a thread goes on that stands where it may not: so many stops, and seconds for each.
 _STOPS, _MOMENT = 400, 0.005
 #: More instructions than a thunk has, with what it calls for a new segment.
 _STEPS = 1000
+_PUSHF = b"\x9c"
+#: In the flags (AMD64 manual, volume 1, 3.1.4, and volume 2, 3.1.6): each instruction traps.
+_TRAP_FLAG = 0x100
 _SYSCALL = b"\x0f\x05"
 _SCHED_YIELD = 24
 #: Every so many times the others go on, too.
@@ -147,11 +151,13 @@ class Held:
         Not over a system call: the trap flag that a handler's return gives a thread would be taken for ours, and lost.
         """
         for _ in range(_STEPS):
-            if is_clear(thread) or _is_before_call(thread):
+            code = _next_code(thread)
+            if is_clear(thread) or code == _SYSCALL:
                 return None
+            pushes_flags = code[:1] == _PUSHF and not thread.registers().eflags & _TRAP_FLAG
             calls.single_step(thread.tid)
             # As long as it takes: a step's trap that came later would be taken for a signal of the program's.
-            while (status := wait(thread, time.monotonic() + _STOPPING)) is not None and calls.stopping_event(status):
+            while (status := wait(thread, time.monotonic() + PATIENCE)) is not None and calls.stopping_event(status):
                 calls.single_step(thread.tid)  # it was told to stop before; the trap is still to come
             if status is None:
                 thread.stopped = False
@@ -159,6 +165,8 @@ class Held:
             is_trap = calls.stopping_signal(status) == signal.SIGTRAP
             if not is_trap or calls.signal_info(thread.tid).code not in (calls.TRAP_TRACE, calls.TRAP_BRKPT):
                 return thread.stop(status)
+            if pushes_flags:
+                _clear_pushed_trap_flag(thread)
         return None
 
     def still(self) -> list[Thread]:
@@ -197,13 +205,22 @@ def _stop(thread: Thread) -> bool:
     return status is not None
 
 
-def _is_before_call(thread: Thread) -> bool:
-    """Is a system call the next that it does?"""
+def _next_code(thread: Thread) -> bytes:
+    """The two bytes that it runs next; none if it is to fault for want of them."""
     try:
         with Path(f"/proc/{thread.tid}/mem").open("rb", buffering=0) as memory:
-            return os.pread(memory.fileno(), len(_SYSCALL), int(thread.registers().rip)) == _SYSCALL
+            return os.pread(memory.fileno(), len(_SYSCALL), int(thread.registers().rip))
     except OSError:
-        return False  # nothing is there; it will fault
+        return b""
+
+
+def _clear_pushed_trap_flag(thread: Thread) -> None:
+    """Of the flags that a step has just pushed: taken back when nobody steps it any more, ours would make a trap that
+    the thread dies of."""
+    with Path(f"/proc/{thread.tid}/mem").open("r+b", buffering=0) as memory:
+        at = int(thread.registers().rsp)
+        flags = int.from_bytes(os.pread(memory.fileno(), 8, at), "little")
+        os.pwrite(memory.fileno(), (flags & ~_TRAP_FLAG).to_bytes(8, "little"), at)
 
 
 def _is_deep(thread: Thread) -> bool:

@@ -28,6 +28,8 @@ _STOPPED = struct.Struct("<QQQ")
 
 #: dlopen's flags, bits/dlfcn.h: programs look for the agent's function for marks by name.
 _RTLD_NOW, _RTLD_GLOBAL = 2, 0x100
+#: Seconds for which a thread is looked for that may load the agent.
+_LOOKING = 10.0
 #: Seconds for which threads go on that were not where they can call something.
 _TRY_AGAIN = 0.002
 
@@ -80,7 +82,7 @@ def _open(places: Places, memory: Borrowed, thread: Thread, agent: Path) -> None
 
 def _find_thread(held: Held, agent: Path) -> tuple[Places, Thread]:
     """A thread that may call libc, stopped. The others run, and so may give back the locks that it needs."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + _LOOKING
     while True:
         try:
             tids = maps.threads(held.pid)

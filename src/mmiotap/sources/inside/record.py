@@ -1,5 +1,6 @@
 """Record a process that runs already through the agent, which is brought into it, and afterwards out of its way."""
 
+import math
 import os
 import select
 import shutil
@@ -136,8 +137,8 @@ class _Attached:
                 loading.leave(self.pid, self._agent)
 
     def wait(self, milliseconds: int) -> bool:
-        is_time = self._until.is_set() or (self._end is not None and time.monotonic() >= self._end)
-        return is_time or self._has_ended(milliseconds)
+        left = math.inf if self._end is None else self._end - time.monotonic()
+        return self._until.is_set() or left <= 0 or self._has_ended(math.ceil(min(milliseconds, left * 1000)))
 
     def _has_ended(self, milliseconds: int) -> bool:
         return bool(self._poll.poll(milliseconds))

@@ -1,13 +1,17 @@
 """What /proc tells of a process: its mappings, its threads, its state."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 READ, WRITE, EXECUTE = 1, 2, 4
 
-_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) (\d+) *(.*)")
+_RIGHTS = {
+    f"{read}{write}{execute}": READ * (read != "-") | WRITE * (write != "-") | EXECUTE * (execute != "-")
+    for read in "r-"
+    for write in "w-"
+    for execute in "x-"
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Line:
 def read(pid: int) -> list[Line]:
     """All mappings of a process. Raises OSError if it is gone or not ours to see."""
     text = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape")
-    return [_line(match) for line in text.splitlines() if (match := _LINE.fullmatch(line))]
+    return [_line(line) for line in text.split("\n") if line]
 
 
 def at(pid: int, address: int) -> Line | None:
@@ -35,10 +39,13 @@ def at(pid: int, address: int) -> Line | None:
     return next((line for line in read(pid) if line.start <= address < line.end), None)
 
 
-def _line(match: re.Match[str]) -> Line:
-    start, end, rights, offset, device, inode, path = match.groups()
-    prot = sum(bit for bit, letter in ((READ, "r"), (WRITE, "w"), (EXECUTE, "x")) if letter in rights)
-    return Line(int(start, 16), int(end, 16), prot, rights[3] == "s", int(offset, 16), device, int(inode), path.strip())
+def _line(line: str) -> Line:
+    """``start-end rights offset device inode   path`` (proc(5)). A program has hundreds of them."""
+    bounds, rights, offset, device, inode, *path = line.split(maxsplit=5)
+    start, _, end = bounds.partition("-")
+    shared = rights[3] == "s"
+    name = path[0].strip() if path else ""
+    return Line(int(start, 16), int(end, 16), _RIGHTS[rights[:3]], shared, int(offset, 16), device, int(inode), name)
 
 
 def threads(pid: int) -> list[int]:
