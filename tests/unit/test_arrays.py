@@ -29,5 +29,5 @@ def test_numbers_follow_first_appearance(rows: list[tuple[int, int, int]]) -> No
 
 def test_collided_rows_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmiotap.trace.arrays.mixed", lambda *columns: np.zeros(len(columns[0]), np.uint64))
-    number, first = distinct(np.array([5, 3, 5, 4], np.uint64))
+    number, first = distinct(np.array([5, 3, 5, 4], np.uint64), np.zeros(4, np.uint64))
     assert (number.tolist(), first.tolist()) == ([0, 1, 0, 2], [0, 1, 3])

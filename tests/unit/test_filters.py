@@ -1,6 +1,7 @@
 """The filter language: against a plain evaluator, its errors, and in every command that takes it."""
 
 import contextlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmiotap.analysis import narrow
-from mmiotap.analysis.filters import FIELDS, compiled
+from mmiotap.analysis.filters import FIELDS, Filter, compiled
 from mmiotap.analysis.select import FilterError
 from mmiotap.cli import main
 from mmiotap.registers.decode import Binding, Decoder
@@ -319,6 +320,28 @@ def test_parts_without_such_events_are_not_read(
     assert times(trace, text) == expected
 
 
+@pytest.mark.parametrize(
+    ("offset", "tids", "parts"),
+    [("0x100", [], [1]), ("0x14..0x18", [], [0]), ("0x50..", [], [1]), (None, [201, 7], [1]), (None, [-1], [0, 1])],
+)
+def test_options_tell_parts_apart_too(
+    trace: Trace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    offset: str | None,
+    tids: list[int],
+    parts: list[int],
+) -> None:
+    options = [*(["--offset", offset] if offset else []), *(f"--tid={tid}" for tid in tids)]
+    assert main(["show", str(trace.path), *options]) == 0
+    expected = capsys.readouterr().out
+    monkeypatch.setattr(narrow, "WORTH", 0)
+    chosen = Filter(None, sql=narrow.of_options(offset, tids)).parts(trace.parts)
+    assert list(chosen) == [trace.parts[number] for number in parts]
+    assert main(["show", str(trace.path), *options]) == 0
+    assert capsys.readouterr().out == expected
+
+
 def test_every_command_that_chooses_takes_it(trace: Trace, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(trace.path)
     chosen = ["--filter", "write and value & 0x30 == 0x30"]
@@ -349,5 +372,8 @@ def test_fields_lists_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fields"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:]]
     assert listed == list(FIELDS)
+    assert main(["fields", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["field"], row["is"], row["meaning"]) for row in rows] == [(name, *FIELDS[name]) for name in FIELDS]
     documented = (Path(__file__).parents[2] / "docs" / "fields.md").read_text()
     assert [name for name in FIELDS if f"`{name}`" not in documented] == []

@@ -79,7 +79,7 @@ def test_no_such_way_in_python(tmp_path: Path) -> None:
 
 
 def test_private_where_there_are_no_keys(mmiotap: Run, tmp_path: Path) -> None:
-    """It starts nothing there; a guest that has keys is in tests/guest/test_private.py."""
+    """It starts nothing there; a guest that has keys is in tests/guest/test_drivers.py."""
     result = mmiotap("record", "-o", "t", "--smp", "private", "touch", "started")
     if has_keys():
         assert result.status == 0

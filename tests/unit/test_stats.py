@@ -3,19 +3,22 @@
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from conftest import MMIOTAP, TIME_LIMIT, Run
 from mmiotap.analysis import stats
+from mmiotap.analysis.groups import Rows, height
 from mmiotap.cli import main
 from mmiotap.trace import layout
 from mmiotap.trace.reader import Trace, open_trace
-from mmiotap.trace.schema import EVENTS
 from synthetic import DRIVER, RING, UIO, row, write_trace
 
 FIRST = [
@@ -130,35 +133,69 @@ def test_an_import_does_not_say_which_way_accesses_went(tmp_path: Path, capsys: 
 
 
 class ManyBatches:
-    """A trace that hands out one batch again and again and cannot give its events all at once."""
+    """A trace of parts that are all the same, which cannot give its events all at once."""
 
     def __init__(self, trace: Trace, times: int) -> None:
         self.mappings, self.modules, self.processes = trace.mappings, trace.modules, trace.processes
         self._batch, self._times = trace.events(), times
 
-    def batches(self, columns: Sequence[str] | None = None, where: Any = None) -> Iterator[pa.Table]:
-        for _ in range(self._times):
-            yield self._batch.select(list(columns or EVENTS.names))
+    def streams(self, columns: Sequence[str], rows: int) -> list[Iterator[pa.Table]]:
+        return [iter([self._batch.select(list(columns))]) for _ in range(self._times)]
 
 
 def test_memory_is_bounded_by_what_is_distinct(
     trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What waits to be merged never exceeds its limit by more than one batch, and merging loses no count."""
+    """What waits to be merged never exceeds its limit by more than one part, and merging loses no count."""
     monkeypatch.setattr(stats, "PENDING_ROWS", 20)
     sizes = []
-    merge = stats._merge
+    merged = stats._merged
 
-    def measured(table: pa.Table, keys: list[str]) -> pa.Table:
-        sizes.append(table.num_rows)
-        return merge(table, keys)
+    def measured(rows: Rows, keys: list[str]) -> Rows:
+        sizes.append(height(rows))
+        return merged(rows, keys)
 
-    monkeypatch.setattr(stats, "_merge", measured)
+    monkeypatch.setattr(stats, "_merged", measured)
     found = stats.statistics(ManyBatches(open_trace(trace), 500))  # type: ignore[arg-type]
     assert found.kinds["read"] == 1500
     assert found.ways == {"patched": 1000, "trapped": 2000, "stepped": 500, "syscall": 0}
     first = found.registers.slice(0, 1).to_pylist()[0]
     assert (first["reads"], first["writes"], first["first_value"], first["last_value"]) == (1500, 500, 0x11, 0x44)
     assert first["mean_ns"] == 2000.0
-    a_batch = 7
-    assert max(sizes) <= 20 + 2 * a_batch
+    a_part = 7
+    assert 20 < max(sizes) <= 20 + 2 * a_part
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_parts_that_overlap_say_what_one_part_says(data: st.DataObject) -> None:
+    """Whatever part an event is in, and whoever reads it first; at the same time the one in the earlier part counts."""
+    accesses = st.builds(
+        row,
+        st.integers(0, 5),
+        st.sampled_from(["read", "write", "unknown", "mark"]),
+        st.sampled_from([1, 4]),
+        st.sampled_from([0, 8]),
+        st.integers(0, 2**64 - 1),
+        pc=st.sampled_from([0, 2**63]),
+        tid=st.sampled_from([100, 101]),
+        flags=st.sampled_from([0, layout.VALUE_UNKNOWN, layout.PATCHED]),
+        took=st.none() | st.integers(0, 2**32 - 1),
+    )
+    parts = data.draw(st.lists(st.lists(accesses, min_size=1), max_size=4))
+    for part in parts:
+        part.sort(key=lambda one: one["time_ns"])
+    rows = sorted((one for part in parts for one in part), key=lambda one: one["time_ns"])
+    with tempfile.TemporaryDirectory() as folder:
+        apart = stats.statistics(open_trace(write_trace(Path(folder) / "apart", *parts)))
+        whole = stats.statistics(open_trace(write_trace(Path(folder) / "whole", *([rows] if rows else []))))
+    assert asdict(apart) == asdict(whole)
+    assert list(apart.kinds) == list(whole.kinds) == list(dict.fromkeys(one["kind"] for one in rows))
+    for register in whole.registers.to_pylist():
+        place = (register["offset"], register["width"])
+        mine = [one for one in rows if one["kind"] != "mark" and (one["offset"], one["width"]) == place]
+        known = [one["value"] for one in mine if one["kind"] != "unknown" and not one["flags"] & layout.VALUE_UNKNOWN]
+        took = [one["duration_ns"] for one in mine if one["duration_ns"] is not None]
+        assert register["accesses"] == len(mine)
+        assert [register["first_value"], register["last_value"]] == ([known[0], known[-1]] if known else [None, None])
+        assert [register["min_ns"], register["max_ns"]] == ([min(took), max(took)] if took else [None, None])

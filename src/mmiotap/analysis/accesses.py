@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmiotap.analysis.groups import Rows, taken
+from mmiotap.analysis.groups import Rows, joined, taken
 from mmiotap.analysis.select import ACCESSES
 from mmiotap.trace import layout
 
@@ -74,6 +75,22 @@ def changes(rows: Rows, *names: str) -> Any:
         for name in names:
             found[1:] |= rows[name][1:] != rows[name][:-1]
     return found
+
+
+def lasts(begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which rows are the last of their group, from which ones are the first."""
+    return np.append(begins[1:], True)[: len(begins)]
+
+
+def meeting(first: Rows, then: Rows) -> tuple[Rows, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Rows of two parts that follow each other, thread by thread; which are a thread's first, and which are the first
+    of ``then`` behind rows of ``first``."""
+    rows = joined(first, then)
+    side = np.repeat([0, 1], [len(first["pid"]), len(then["pid"])])
+    order = np.lexsort((rows["tid"], rows["pid"]))
+    rows, side = taken(rows, order), side[order]
+    begins = changes(rows, "pid", "tid")
+    return rows, begins, ~begins & changes({"side": side}, "side")
 
 
 def kinds(way: Any) -> Any:

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmiotap.trace import layout
-from mmiotap.trace.arrays import distinct
+from mmiotap.trace.arrays import distinct, values, whole
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
-#: Columns of the events that are needed.
+#: Columns of the events that are needed; ``data`` only for ``code``.
 COLUMNS = ("time_ns", "duration_ns", "kind", "width", "map_id", "offset", "value", "data", "pc", "pid", "tid", "flags")
 
 #: Accesses that agree in all of these are alike.
@@ -36,8 +36,8 @@ class Alike:
 
     :ivar groups: one row for each kind of access, with :data:`KEYS` (``kind`` as its place in :data:`KINDS`), ``hits``;
         ``first, last``, the first and last of them by their place among the accesses of the batch; ``first_value,
-        last_value``, null where they are not known; ``code``, the instruction where that is all that is known;
-        ``timed, total_ns, min_ns, max_ns`` of the durations, null where nothing was timed.
+        last_value``, null where they are not known; ``code``, the instruction where that is all that is known, and the
+        batch has ``data``; ``timed, total_ns, min_ns, max_ns`` of the durations, null where nothing was timed.
     :ivar group: of each access its row in ``groups``.
     :ivar time_ns: of each access.
     :ivar duration_ns: of each that was timed, and ``timed`` which these are.
@@ -55,23 +55,22 @@ def alike(batch: pa.Table) -> Alike:
     kind = numbered(batch["kind"], KINDS)
     if (others := kind < 0).any():
         batch, kind = batch.take(np.flatnonzero(~others)), kind[~others]
-    columns = {"kind": kind} | {name: batch[name].to_numpy() for name in KEYS[1:]}
-    # What fits into one word is compared as one.
-    what = kind.view(_U) | columns["width"].astype(_U) << _U(8) | columns["flags"].astype(_U) << _U(24)
-    who = columns["pid"].astype(np.uint32).astype(_U) << _U(32) | columns["tid"].astype(np.uint32)
-    group, first = distinct(what, who, columns["map_id"].astype(np.int64), columns["offset"], columns["pc"])
+    columns = {"kind": kind} | {name: values(batch[name]) for name in KEYS[1:]}
+    group, first = distinct(*_packed(list(columns.values())))
     hits = np.bincount(group, minlength=len(first))
     last = np.empty(len(first), np.int64)
     last[group] = np.arange(len(group))
-    time, value = batch["time_ns"].to_numpy(), batch["value"].to_numpy()
+    time, value = values(batch["time_ns"]), values(batch["value"])
     keys = {name: column[first] for name, column in columns.items()}
     is_code = keys["kind"] == KINDS.index("unknown")
     unknown = is_code | (keys["flags"] & np.uint32(layout.VALUE_UNKNOWN) != 0)
     code: Any = pa.nulls(len(first), pa.binary())
-    if is_code.any():
+    if is_code.any() and "data" in batch.schema.names:
         code = pc.if_else(pa.array(is_code), batch["data"].take(first), code)
-    timed = np.flatnonzero(pc.is_valid(batch["duration_ns"]).to_numpy())
-    durations = pc.drop_null(batch["duration_ns"]).to_numpy()
+    timed, durations = np.zeros(0, np.int64), np.zeros(0, np.uint32)
+    if batch["duration_ns"].null_count < batch.num_rows:
+        timed = np.flatnonzero(pc.is_valid(batch["duration_ns"]).to_numpy())
+        durations = values(pc.drop_null(batch["duration_ns"]))
     found = keys | {
         "hits": hits,
         "first": first,
@@ -83,12 +82,31 @@ def alike(batch: pa.Table) -> Alike:
     return Alike(pa.table(found | _durations(group[timed], durations, len(first))), group, time, durations, timed)
 
 
+def _packed(columns: Sequence[npt.NDArray[Any]]) -> list[Words]:
+    """Fewer columns of which the same rows are alike, mostly one: what all have in common is left out, and what differs
+    takes as many bits as it needs."""
+    words: list[Words] = []
+    used = 64
+    for column in columns:
+        if not len(column) or not (size := (int(column.max()) - int(low := column.min())).bit_length()):
+            continue
+        word = column.astype(_U) - low.astype(_U)  # modulo 2**64, so that a sign does not matter
+        if used + size > 64:
+            words.append(word)
+            used = size
+        else:
+            word <<= _U(used)
+            words[-1] |= word
+            used += size
+    return words or [np.zeros(len(columns[0]), _U)]
+
+
 def numbered(column: Any, words: Sequence[str]) -> Ints:
     """Where each word of a dictionary's column is in ``words``; −1: it is not there."""
-    whole = column.unify_dictionaries().combine_chunks()
+    encoded: Any = whole(column.unify_dictionaries())
     place = {word: number for number, word in enumerate(words)}
-    known = np.array([place.get(word, -1) for word in whole.dictionary.to_pylist()], np.int64)
-    return known.take(whole.indices.to_numpy()) if len(known) else np.zeros(0, np.int64)
+    known = np.array([place.get(word, -1) for word in encoded.dictionary.to_pylist()], np.int64)
+    return known.take(values(encoded.indices)) if len(known) else np.zeros(0, np.int64)
 
 
 def _durations(group: Ints, durations: npt.NDArray[np.uint32], groups: int) -> dict[str, Any]:

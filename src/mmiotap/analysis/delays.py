@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmiotap.analysis.accesses import Accesses, changes, kinds
+from mmiotap.analysis.accesses import Accesses, changes, kinds, lasts, meeting
 from mmiotap.analysis.groups import How, Rows, joined, reduced, taken
 
 #: The longest gaps that are told one by one.
@@ -27,23 +27,23 @@ class DelaysFound:
 @dataclass(frozen=True)
 class _Delays:
     def part(self, accesses: Accesses) -> DelaysFound:
+        if DelaysFound not in accesses.made:
+            accesses.made[DelaysFound] = self._found(accesses)
+        found: DelaysFound = accesses.made[DelaysFound]
+        return found
+
+    def _found(self, accesses: Accesses) -> DelaysFound:
         rows = {name: accesses.by_thread[name] for name in _EDGE}
         begins = changes(rows, "pid", "tid")
-        ends = np.append(begins[1:], True)[: len(begins)]
         after = np.flatnonzero(~begins)
-        return DelaysFound(taken(rows, begins | ends), *_gaps(taken(rows, after - 1), taken(rows, after)))
+        return DelaysFound(taken(rows, begins | lasts(begins)), *_gaps(taken(rows, after - 1), taken(rows, after)))
 
     def merged(self, first: DelaysFound, then: DelaysFound) -> DelaysFound:
-        rows = joined(first.edges, then.edges)
-        side = np.repeat([0, 1], [len(first.edges["pid"]), len(then.edges["pid"])])
-        order = np.lexsort((rows["tid"], rows["pid"]))
-        rows, side = taken(rows, order), side[order]
-        begins = changes(rows, "pid", "tid")
-        meets = np.flatnonzero(~begins & changes({"side": side}, "side"))
-        before, longest = _gaps(taken(rows, meets - 1), taken(rows, meets))
-        outer = begins | np.append(begins[1:], True)[: len(begins)]
+        rows, begins, meets = meeting(first.edges, then.edges)
+        after = np.flatnonzero(meets)
+        before, longest = _gaps(taken(rows, after - 1), taken(rows, after))
         return DelaysFound(
-            taken(rows, outer),
+            taken(rows, begins | lasts(begins)),
             reduced(joined(first.before, then.before, before), _PLACE, _BEFORE),
             _longest(joined(first.longest, then.longest, longest)),
         )

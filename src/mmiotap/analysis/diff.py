@@ -4,7 +4,7 @@ import difflib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,9 @@ _NUMBER = "number"
 _Ints = npt.NDArray[np.uint64]
 _Spaces = npt.NDArray[np.int64]
 _Bools = npt.NDArray[np.bool_]
+
+#: Rows of both sides of a hunk that stand beside each other; None: nothing stands there.
+Pairs: TypeAlias = Sequence[tuple[int | None, int | None]]
 
 #: Says of a table of events which of them have a value that is not compared.
 Blind = Callable[[pa.Table], _Bools]
@@ -248,10 +251,15 @@ class Change:
     zeros_fields: str | None
 
 
-def changes(hunk: Hunk, beside: Sequence[tuple[int | None, int | None]], decoder: Decoder | None) -> list[Change]:
-    """Of accesses that stand beside each other (:func:`pairs`), those whose values are known and differ."""
-    at_a, at_b = (np.array([pair[side] for pair in beside if None not in pair], np.int64) for side in (0, 1))
-    a, b = hunk.a.take(at_a), hunk.b.take(at_b)
+def changes(hunks: Sequence[Hunk], beside: Sequence[Pairs], decoder: Decoder | None) -> list[list[Change]]:
+    """Of accesses of each hunk that stand beside each other (:func:`pairs`), those whose values are known and differ.
+
+    Names of many hunks cost as much as those of one.
+    """
+    both = [(hunk, *pair) for hunk, found in enumerate(beside) for pair in found if None not in pair]
+    whose, at_a, at_b = np.array(both, np.int64).reshape(-1, 3).T
+    a = _taken([hunk.a for hunk in hunks], whose, at_a)
+    b = _taken([hunk.b for hunk in hunks], whose, at_b)
     one, other = a["value"].to_numpy(), b["value"].to_numpy()
     known = ((a["flags"].to_numpy() | b["flags"].to_numpy()) & layout.VALUE_UNKNOWN) == 0
     which = np.flatnonzero(known & (one != other))
@@ -263,7 +271,16 @@ def changes(hunk: Hunk, beside: Sequence[tuple[int | None, int | None]], decoder
     rows = a.num_rows
     names = (meant.register[:rows], pa.array(ones), pa.array(zeros), meant.fields[:rows], meant.fields[rows:])
     columns = (pa.array(at_a), pa.array(at_b), a["offset"], *names)
-    return [Change(*row) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
+    found: list[list[Change]] = [[] for _ in hunks]
+    for hunk, *row in zip(whose[which].tolist(), *(column.to_pylist() for column in columns), strict=True):
+        found[hunk].append(Change(*row))
+    return found
+
+
+def _taken(tables: Sequence[pa.Table], whose: _Spaces, at: _Spaces) -> pa.Table:
+    """Rows of some tables: which table, and which row of it."""
+    sizes = np.array([table.num_rows for table in tables])
+    return pa.concat_tables(tables).take((np.cumsum(sizes) - sizes)[whose] + at)
 
 
 class Diff:

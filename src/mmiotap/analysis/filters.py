@@ -84,6 +84,7 @@ class Filter:
 
     :ivar where: what storage can decide; with names, a part of it at most.
     :ivar columns: what :meth:`keep` needs.
+    :ivar sql: what tells apart the parts that can have such events (:mod:`mmiotap.analysis.narrow`).
     """
 
     where: pc.Expression | None
@@ -91,11 +92,11 @@ class Filter:
     _rest: pc.Expression | None = None
     _names: "list[_Name]" = field(default_factory=list)
     _decoder: Decoder | None = None
-    _sql: str | None = None
+    sql: str | None = None
 
     def parts(self, paths: Sequence[Path]) -> Sequence[Path]:
         """Those parts that can have a row that matches."""
-        return paths if self._sql is None or not paths else narrow.parts(paths, self._sql)
+        return paths if self.sql is None or not paths else narrow.parts(paths, self.sql)
 
     def keep(self, table: pa.Table) -> pa.Table:
         """The rows that match, of those that ``where`` has let through."""
@@ -116,7 +117,7 @@ def compiled(text: str, trace: Trace, decoder: Callable[[], Decoder | None]) -> 
     sql = narrow.condition(nodes)
     where = [expression for expression, named in terms if not named]
     if not compiler.names:
-        return Filter(_all(where), _sql=sql)
+        return Filter(_all(where), sql=sql)
     decoding = decoder()
     if decoding is None:
         raise wrong(compiler.names[0].at, "nothing names this trace's registers; give a description with --regs")

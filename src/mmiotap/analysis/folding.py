@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmiotap.analysis.accesses import READ, Accesses, changes
+from mmiotap.analysis.accesses import READ, Accesses, changes, lasts
 from mmiotap.analysis.groups import Rows, taken
 from mmiotap.analysis.modifies import is_modify
 from mmiotap.analysis.polls import differing, is_poll
@@ -129,8 +129,7 @@ def folded(tables: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, dict[int, Fol
 def _open(runs: Runs, whole: pa.Table, table: pa.Table) -> Bools:
     """The runs that may go on behind ``table``, the last of the whole: the last ones of threads that were there."""
     begins = changes(runs.rows, "pid", "tid")
-    last = np.append(begins[1:], True)[: len(begins)]
-    found: Bools = last & (runs.end >= whole.num_rows - table.num_rows)
+    found: Bools = lasts(begins) & (runs.end >= whole.num_rows - table.num_rows)
     return found
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from mmiotap.analysis.accesses import PLACE, READ, WRITE, Accesses
+from mmiotap.analysis.accesses import PLACE, READ, WRITE
 from mmiotap.analysis.groups import How, Rows, taken
 from mmiotap.analysis.runs import Bools, Ints, RunAnalysis, RunsFound
 
@@ -11,7 +11,7 @@ _KEYS = (*PLACE, "set", "cleared")
 _HOW: dict[str, How] = {"count": "sum", "first_ns": "min", "pid": "first", "pc": "first"}
 
 
-class Modifies:
+class Modifies(RunAnalysis):
     """Read-modify-writes, those that change the same bits of the same register together.
 
     Columns: ``map_id, offset, width``; the bits that were ``set`` and ``cleared``; ``count``; ``first_ns``, when the
@@ -19,16 +19,10 @@ class Modifies:
     """
 
     def __init__(self) -> None:
-        self._runs = RunAnalysis(False, None, _modified, _KEYS, _HOW)
-
-    def part(self, accesses: Accesses) -> RunsFound:
-        return self._runs.part(accesses)
-
-    def merged(self, first: RunsFound, then: RunsFound) -> RunsFound:
-        return self._runs.merged(first, then)
+        super().__init__(False, None, _modified, _KEYS, _HOW)
 
     def table(self, whole: RunsFound) -> pa.Table:
-        rows = self._runs.whole(whole)
+        rows = self.whole(whole)
         order = np.lexsort((rows["first_ns"], -rows["count"]))
         return pa.table({name: pa.array(rows[name][order]) for name in (*_KEYS, *_HOW)})
 

@@ -6,9 +6,10 @@ in a moment which parts have a certain offset; Arrow would decode them all.
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from mmiotap.analysis import select
 from mmiotap.analysis.filter_language import Among, Binary, Node, Number, Word
 
 #: Bytes of parts from which on this is worth loading DuckDB.
@@ -20,6 +21,16 @@ _STORED = {"map": "map_id"} | {name: name for name in ("offset", "width", "value
 def condition(terms: Sequence[Node]) -> str | None:
     """SQL that holds wherever all terms do, and maybe elsewhere; None where that would not help."""
     found = [sql for sql in map(_sql, terms) if sql]
+    return " AND ".join(found) if found else None
+
+
+def of_options(offset: str | None, tids: Sequence[int]) -> str | None:
+    """The same of what :func:`mmiotap.analysis.select.expression` is given."""
+    found = []
+    if offset is not None:
+        found.append(_within("offset", [select.offsets(offset)]))
+    if tids := [tid for tid in tids if tid >= 0]:
+        found.append(_within("tid", [(tid, tid) for tid in tids]))
     return " AND ".join(found) if found else None
 
 
@@ -68,9 +79,14 @@ def _among(field: Node, choices: Sequence[tuple[Node, Node | None]]) -> str | No
         return None
     found = []
     for first, last in choices:
-        ends = (first, last or first)
-        numbers = [f"{int(end.value)}::UBIGINT" for end in ends if isinstance(end, Number)]
-        if len(numbers) < 2:
+        ends = [int(end.value) for end in (first, last or first) if isinstance(end, Number)]
+        if len(ends) < 2:
             return None
-        found.append(f'"{_STORED[field.name]}" BETWEEN {" AND ".join(numbers)}')
+        found.append((ends[0], ends[1]))
+    return _within(_STORED[field.name], found)
+
+
+def _within(column: str, ranges: Iterable[tuple[int, int]]) -> str:
+    """SQL: a column is in one of some ranges, both ends included."""
+    found = [f'"{column}" BETWEEN {first}::UBIGINT AND {last}::UBIGINT' for first, last in ranges]
     return f"({' OR '.join(found)})"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmiotap.analysis.accesses import PLACE, READ, Accesses
+from mmiotap.analysis.accesses import PLACE, READ
 from mmiotap.analysis.groups import How, Rows, taken
 from mmiotap.analysis.runs import Bools, RunAnalysis, RunsFound, is_transfer
 
@@ -22,7 +22,7 @@ _HOW: dict[str, How] = {
 }  # fmt: skip
 
 
-class Polls:
+class Polls(RunAnalysis):
     """Loops, those of one instruction and register together.
 
     Columns: ``map_id, offset, width, pid, pc`` (of the read; 0: not known); ``loops``, and how many of them ``ended``
@@ -33,16 +33,10 @@ class Polls:
     """
 
     def __init__(self) -> None:
-        self._runs = RunAnalysis(False, _loops, None, _KEYS, _HOW)
-
-    def part(self, accesses: Accesses) -> RunsFound:
-        return self._runs.part(accesses)
-
-    def merged(self, first: RunsFound, then: RunsFound) -> RunsFound:
-        return self._runs.merged(first, then)
+        super().__init__(False, _loops, None, _KEYS, _HOW)
 
     def table(self, whole: RunsFound) -> pa.Table:
-        rows = self._runs.whole(whole)
+        rows = self.whole(whole)
         mask = np.where(rows["ended"] > 0, rows["differing"] & ~(rows["ones"] & rows["zeros"]), _U(0))
         names = (*_KEYS, "loops", "ended", "reads", "most", "first_ns", "total_ns", "longest_ns")
         columns = {name: rows[name] for name in names} | {"mask": mask, "value": rows["ones"] & mask}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmiotap.analysis.accesses import READ, WRITE, Accesses, changes
+from mmiotap.analysis.accesses import READ, WRITE, Accesses, changes, lasts, meeting
 from mmiotap.analysis.groups import How, Rows, joined, reduced, taken
 
 Bools = npt.NDArray[np.bool_]
@@ -60,23 +60,17 @@ class RunAnalysis:
     def part(self, accesses: Accesses) -> RunsFound:
         runs, _ = runs_of(accesses, onward=self.onward)
         begins = changes(runs, "pid", "tid")
-        ends = np.append(begins[1:], True)[: len(begins)]
-        inner = ~begins & ~ends
+        inner = ~begins & ~lasts(begins)
         after = np.flatnonzero(~begins)
         return RunsFound(taken(runs, ~inner), self._reduced(*self._of(runs, inner, after)))
 
     def merged(self, first: RunsFound, then: RunsFound) -> RunsFound:
-        rows = joined(first.edges, then.edges)
-        side = np.repeat([0, 1], [len(first.edges["pid"]), len(then.edges["pid"])])
-        order = np.lexsort((rows["tid"], rows["pid"]))
-        rows, side = taken(rows, order), side[order]
-        begins = changes(rows, "pid", "tid")
-        meets = ~begins & (changes({"side": side}, "side"))
+        rows, _, meets = meeting(first.edges, then.edges)
         new = _begins(rows, self.onward) | ~meets
         met = self._of(rows, np.zeros(len(new), np.bool_), np.flatnonzero(meets & new))
         rows = _coalesced(rows, new)
         begins = changes(rows, "pid", "tid")
-        inner = ~begins & ~np.append(begins[1:], True)[: len(begins)]
+        inner = ~begins & ~lasts(begins)
         closed = self._of(rows, inner, np.zeros(0, np.int64))
         return RunsFound(taken(rows, ~inner), self._reduced(first.found, then.found, *met, *closed))
 

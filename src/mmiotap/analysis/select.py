@@ -65,6 +65,12 @@ def expression(
     return functools.reduce(operator.and_, parts) if parts else None
 
 
+def offsets(text: str) -> tuple[int, int]:
+    """The first and the last offset of ``A..B``. Raises FilterError."""
+    low, high = _ends("--offset", text, _offset, single=True)
+    return low or 0, 2**64 - 1 if high is None else high
+
+
 def map_expression(maps: Sequence[str], mappings: Sequence[Mapping], option: str = "--map") -> pc.Expression:
     """Events of these mappings, ids or globs. Raises FilterError, which names the option."""
     return pc.field("map_id").isin(pa.array(map_ids(maps, mappings, option), pa.int32()))

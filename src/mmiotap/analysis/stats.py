@@ -1,33 +1,44 @@
 """Counts, rates, values and latencies of a trace, in one pass with memory for what is distinct, not for what happened.
 
-Every batch is reduced at once to one row a register, one an instruction and one a thread; these rows are merged as they
-come, and only at the end become the tables a user sees.
+Parts are read side by side. Of each the accesses that are alike are counted as one; these few rows are merged to one a
+register, one an instruction and one a thread as they come, and only at the end become the tables a user sees.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmiotap.analysis import ways
+from mmiotap.analysis import alike, ways
+from mmiotap.analysis.groups import How, Rows, height, joined, reduced
+from mmiotap.analysis.side_by_side import each
 from mmiotap.analysis.symbols import Symbols
 from mmiotap.registers.decode import Decoder
-from mmiotap.trace import layout
+from mmiotap.trace.arrays import values, whole
 from mmiotap.trace.reader import Trace
-from mmiotap.trace.schema import EVENTS
 
 REGISTER = ["map_id", "offset", "width"]
 SITE = ["pid", "pc", "width"]
 THREAD = ["pid", "tid", "width"]
 
 #: Columns of the events that are needed.
-COLUMNS = [
-    "time_ns", "duration_ns", "kind", "width", "map_id", "offset", "value", "pc", "pid", "tid", "flags",
-]  # fmt: skip
+COLUMNS = [name for name in alike.COLUMNS if name != "data"]
 
-#: Reduced column, how rows of it merge. ``first_*`` and ``last_*`` rely on rows being merged in time order.
+#: Events that are counted at once: of so many hardly more are distinct than of a few.
+COUNTED = 1 << 19
+
+#: How rows merge; of what is known of the first and of the last access, ``_ends`` finds whose it is.
+_HOW: dict[str, How] = {
+    "reads": "sum", "writes": "sum", "others": "sum",
+    "timed": "sum", "total_ns": "sum", "min_ns": "min", "max_ns": "max",
+}  # fmt: skip
+_FIRST, _LAST = ("first_ns", "first_at", "first_value"), ("last_ns", "last_at", "last_value")
+
+#: What a user sees of them: of the few rows that are left, in the order in which they begin.
 MERGE: list[tuple[str, Literal["sum", "min", "max", "first", "last"]]] = [
     ("reads", "sum"), ("writes", "sum"), ("others", "sum"),
     ("first_ns", "min"), ("last_ns", "max"), ("first_value", "first"), ("last_value", "last"),
@@ -36,6 +47,8 @@ MERGE: list[tuple[str, Literal["sum", "min", "max", "first", "last"]]] = [
 
 #: Rows that may pile up before they are merged.
 PENDING_ROWS = 1 << 18
+#: Bits of a row's number in its part. Above them is the number of the part.
+_ROW_BITS = 40
 
 
 @dataclass(frozen=True)
@@ -60,94 +73,159 @@ class Statistics:
 
 
 def statistics(trace: Trace, decoder: Decoder | None = None) -> Statistics:
-    """Read the trace once, batch by batch. With a ``decoder`` registers have names, too (``register``)."""
-    kinds: dict[str, int] = {}
+    """Read the trace once, its parts side by side. With a ``decoder`` registers have names, too (``register``)."""
+    kinds: dict[str, _Kind] = {}
     went = dict.fromkeys(ways.WAYS, 0)
-    first_ns: int | None = None
-    last_ns = 0
+    first_ns, last_ns = 2**63 - 1, 0
     by_register, by_site, by_thread = _Reduction(REGISTER), _Reduction(SITE), _Reduction(THREAD)
-    for batch in trace.batches(COLUMNS):
-        if not batch.num_rows:
-            continue
-        found: Any = pc.value_counts(batch["kind"].cast(pa.string()))
-        for counted in found.to_pylist():
-            kinds[counted["values"]] = kinds.get(counted["values"], 0) + counted["counts"]
-        if first_ns is None:
-            first_ns = int(batch["time_ns"][0].as_py())
-        last_ns = int(batch["time_ns"][-1].as_py())
-        accesses = _accesses(batch)
-        for way in went:
-            went[way] += pc.sum(accesses[way]).as_py() or 0
-        for reduction in (by_register, by_site, by_thread):
-            reduction.add(accesses)
-    seconds = 0.0 if first_ns is None else (last_ns - first_ns) / 1e9
+    for part in each(_part, enumerate(trace.streams(COLUMNS, COUNTED))):
+        for word, kind in part.kinds.items():
+            kinds[word] = kind.and_then(kinds.get(word))
+        for way, count in part.ways.items():
+            went[way] += count
+        first_ns, last_ns = min(first_ns, part.first_ns), max(last_ns, part.last_ns)
+        for rows in part.rows:
+            for reduction in (by_register, by_site, by_thread):
+                reduction.add(rows)
+    seconds = max(last_ns - first_ns, 0) / 1e9
     symbols = Symbols(trace.modules, trace.processes)
+    registers = by_register.table()
     return Statistics(
-        kinds,
+        {word: kinds[word].count for word in sorted(kinds, key=lambda word: kinds[word].first)},
         went,
         seconds,
-        mappings=_with_paths(_roll_up(by_register.merged(), ["map_id"], seconds), trace),
-        registers=_with_names(_roll_up(by_register.merged(), REGISTER, seconds), decoder),
-        sites=_roll_up(_with_sites(by_site.merged(), symbols), ["site"], seconds),
-        threads=_with_programs(_roll_up(by_thread.merged(), ["pid", "tid"], seconds), trace),
+        mappings=_with_paths(_roll_up(registers, ["map_id"], seconds), trace),
+        registers=_with_names(_roll_up(registers, REGISTER, seconds), decoder),
+        sites=_roll_up(_with_sites(by_site.table(), symbols), ["site"], seconds),
+        threads=_with_programs(_roll_up(by_thread.table(), ["pid", "tid"], seconds), trace),
         notes=symbols.notes,
     )
 
 
-class _Reduction:
-    """Rows reduced to one a combination of some keys.
+@dataclass(frozen=True)
+class _Kind:
+    """Events of a kind: how many, and the time and place of the first."""
 
-    Holds these, and at most as many (or :data:`PENDING_ROWS`, and those of one batch) that wait to be merged. A row is
+    count: int
+    first: tuple[int, int]
+
+    def and_then(self, other: "_Kind | None") -> "_Kind":
+        return self if other is None else _Kind(self.count + other.count, min(self.first, other.first))
+
+
+@dataclass
+class _Part:
+    """What there is to say of a part of the trace; ``rows`` are those of :func:`_rows`."""
+
+    first_ns: int = 2**63 - 1
+    last_ns: int = 0
+    kinds: dict[str, _Kind] = field(default_factory=dict)
+    ways: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ways.WAYS, 0))
+    rows: list[Rows] = field(default_factory=list)
+
+
+def _part(numbered: tuple[int, Iterable[pa.Table]]) -> _Part:
+    number, tables = numbered
+    found = _Part()
+    at = number << _ROW_BITS
+    for table in tables:
+        if not table.num_rows:
+            continue
+        time = values(table["time_ns"])
+        found.first_ns, found.last_ns = min(found.first_ns, int(time[0])), int(time[-1])
+        for word, kind in _kinds(table, time, at):
+            found.kinds[word] = kind.and_then(found.kinds.get(word))
+        seen = alike.alike(table)
+        hits = seen.groups["hits"]
+        for way, column in ways.columns(seen.groups["flags"]).items():
+            found.ways[way] += pc.sum(pc.multiply(column, hits)).as_py() or 0
+        found.rows.append(_rows(seen, at))
+        at += table.num_rows
+    return found
+
+
+def _kinds(table: pa.Table, time: npt.NDArray[np.int64], at: int) -> Iterator[tuple[str, _Kind]]:
+    encoded: Any = whole(table["kind"].unify_dictionaries())
+    kind = values(encoded.indices)
+    for number, count in enumerate(np.bincount(kind).tolist()):
+        if count:
+            first = int(np.argmax(kind == number))
+            yield encoded.dictionary[number].as_py(), _Kind(count, (int(time[first]), at + first))
+
+
+def _rows(seen: alike.Alike, at: int) -> Rows:
+    """One row for those accesses that are alike. ``first_at`` and ``last_at`` are where in the trace the first and the
+    last of them are, as far as their times leave that open; ``known``: their values are.
+
+    Durations are 0, and ``min_ns`` is the greatest number, where nothing was ``timed``.
+    """
+    groups = seen.groups
+    kind, hits = values(groups["kind"]), values(groups["hits"])
+    rows: Rows = {"known": pc.is_valid(groups["first_value"]).to_numpy().astype(np.int64)}
+    for name in dict.fromkeys(REGISTER + SITE + THREAD):
+        column = values(groups[name])
+        rows[name] = column if column.dtype == np.uint64 else column.astype(np.int64)
+    for number, name in enumerate(("reads", "writes", "others")):
+        rows[name] = np.where(kind == number, hits, 0)
+    for end in ("first", "last"):
+        place = values(groups[end])
+        rows[f"{end}_ns"], rows[f"{end}_at"] = seen.time_ns[place], place + at
+        rows[f"{end}_value"] = _filled(groups[f"{end}_value"], 0)
+    rows["timed"] = values(groups["timed"])
+    for name, none in (("total_ns", 0), ("min_ns", 2**32 - 1), ("max_ns", 0)):
+        rows[name] = _filled(groups[name], none)
+    return rows
+
+
+def _filled(column: Any, none: int) -> npt.NDArray[np.uint64]:
+    return values(column.fill_null(none)).astype(np.uint64)
+
+
+class _Reduction:
+    """Rows reduced to one a combination of some keys, and of values that are known and that are not.
+
+    Holds these, and at most as many (or :data:`PENDING_ROWS`, and those of one table) that wait to be merged. A row is
     therefore merged few times, however long the trace is.
     """
 
     def __init__(self, keys: list[str]) -> None:
         self._keys = keys
-        self._pending = [_merge(_accesses(EVENTS.empty_table()), keys)]
+        self._columns = [*keys, "known", *_HOW, *_FIRST, *_LAST]
+        self._pending: list[Rows] = []
 
-    def add(self, accesses: pa.Table) -> None:
-        self._pending.append(_merge(accesses, self._keys))
-        done, *waiting = (table.num_rows for table in self._pending)
+    def add(self, rows: Rows) -> None:
+        self._pending.append({name: rows[name] for name in self._columns})
+        done, *waiting = map(height, self._pending)
         if sum(waiting) > max(PENDING_ROWS, done):
-            self._pending = [self.merged()]
+            self._pending = [self._merged()]
 
-    def merged(self) -> pa.Table:
-        return _merge(pa.concat_tables(self._pending), self._keys)
+    def table(self) -> pa.Table:
+        """One row a combination of the keys, with the columns of :data:`MERGE`, in the order of their first accesses;
+        null where no value is known, and where nothing was timed."""
+        if not self._pending:
+            return _merge(pa.table({name: pa.array([], pa.int64()) for name in self._columns}), self._keys)
+        rows = self._merged()
+        order = np.lexsort((rows["first_at"], rows["first_ns"]))
+        absent = dict.fromkeys((*_FIRST, *_LAST), rows["known"] == 0)
+        absent |= dict.fromkeys(("total_ns", "min_ns", "max_ns"), rows["timed"] == 0)
+        columns = {
+            name: pa.array(rows[name][order], mask=absent[name][order] if name in absent else None)
+            for name in self._columns
+        }
+        return _merge(pa.table(columns), self._keys)
 
-
-def _accesses(batch: pa.Table) -> pa.Table:
-    """The accesses of a batch, each with the columns of :data:`MERGE` as if it were a group of one, and its way."""
-    kind = pc.cast(batch["kind"], pa.string())
-    batch = batch.append_column("word", kind).filter(pc.is_in(kind, pa.array(["read", "write", "unknown"])))
-    unknown = pc.or_(
-        pc.equal(batch["word"], pa.scalar("unknown")),
-        pc.not_equal(
-            pc.bit_wise_and(batch["flags"], pa.scalar(layout.VALUE_UNKNOWN, pa.uint32())), pa.scalar(0, pa.uint32())
-        ),
-    )
-    value = pc.if_else(unknown, pa.scalar(None, pa.uint64()), batch["value"])
-    time = pc.if_else(unknown, pa.scalar(None, pa.int64()), batch["time_ns"])
-    duration = pc.cast(batch["duration_ns"], pa.uint64())
-    columns = {
-        "reads": _ones(batch, "read"),
-        "writes": _ones(batch, "write"),
-        "others": _ones(batch, "unknown"),
-        "first_ns": time,
-        "last_ns": time,
-        "first_value": value,
-        "last_value": value,
-        "timed": pc.is_valid(duration).cast(pa.int64()),
-        "total_ns": duration,
-        "min_ns": duration,
-        "max_ns": duration,
-    }
-    keys = {key: batch[key] for key in dict.fromkeys(REGISTER + SITE + THREAD)}
-    return pa.table(keys | columns | ways.columns(batch["flags"]))
+    def _merged(self) -> Rows:
+        return _merged(joined(*self._pending), self._keys)
 
 
-def _ones(batch: pa.Table, kind: str) -> Any:
-    """1 for each row of this kind, 0 for the others."""
-    return pc.equal(batch["word"], pa.scalar(kind)).cast(pa.int64())
+def _merged(rows: Rows, keys: list[str]) -> Rows:
+    """Rows of the same keys and knowledge made one."""
+    by_first = np.lexsort((rows["first_at"], rows["first_ns"]))
+    by_last = np.lexsort((rows["last_at"], rows["last_ns"]))
+    ranks = {"first": np.argsort(by_first), "last": np.argsort(by_last)}
+    found = reduced(rows | ranks, [*keys, "known"], {**_HOW, "first": "min", "last": "max"})
+    first, last = by_first[found.pop("first")], by_last[found.pop("last")]
+    return found | {name: rows[name][first] for name in _FIRST} | {name: rows[name][last] for name in _LAST}
 
 
 def _merge(table: pa.Table, keys: list[str]) -> pa.Table:

@@ -14,6 +14,7 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Iterable
 from typing import Protocol, cast
 
 from mmiotap.trace.errors import MmiotapError, UsageError
@@ -64,14 +65,14 @@ def load(name: str) -> Command:
     return cast(Command, importlib.import_module(f"mmiotap.cli.{name}_" if name == "import" else f"mmiotap.cli.{name}"))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of the whole command line, or of some commands only."""
     parser = argparse.ArgumentParser(
         prog="mmiotap", description="What did the driver say to the device? Every MMIO access, recorded and readable."
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name in COMMANDS:
+    for name in names:
         module = load(name)
         text = module.__doc__ or ""
         sub = commands.add_parser(
@@ -87,8 +88,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point. Exit status: the command's own; 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    # To load one command is quick; what one says of itself does not depend on the others.
+    parser = build_parser(words[:1] if words and words[0] in COMMANDS else COMMANDS)
+    args = parser.parse_args(words)
     if args.version:
         print(f"mmiotap {VERSION}")
         return 0

@@ -12,9 +12,18 @@ examples:
 """
 
 import argparse
+import itertools
 import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from mmiotap.cli import filtering, json_option, names
+from mmiotap.cli import filtering, json_option, names, process
+
+if TYPE_CHECKING:
+    from mmiotap.analysis.diff import Hunk
+
+#: Places whose names are found together.
+MOST_AT_ONCE = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,11 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    process.without_pandas()
+    process.keep_memory()
     from mmiotap.analysis.diff import FIELDS, Diff, ignoring
     from mmiotap.analysis.folding import without_polls
     from mmiotap.trace.errors import MmiotapError
     from mmiotap.trace.reader import open_trace
-    from mmiotap.views.diff import DiffLines, difference, write_json
+    from mmiotap.views.diff import DiffLines, differences, write_json
     from mmiotap.views.lines import COLUMNS
     from mmiotap.views.words import accept_all_text
 
@@ -83,17 +94,15 @@ def run(args: argparse.Namespace) -> int:
     lines = DiffLines(a, b, decoder_a, decoder_b, beside=args.side_by_side)
     found = []
     shown = 0
-    more = False
-    for hunk in hunks:
-        if more := bool(limit) and shown == limit:
-            break
-        shown += 1
+    for some in _groups(itertools.islice(hunks, limit or None)):
         if args.format == "json":
-            found.append(difference(hunk, decoder_a, decoder_b))
-            continue
-        if shown == 1:
-            lines.write_header()
-        lines.write(hunk)
+            found += differences(some, decoder_a, decoder_b)
+        else:
+            if not shown:
+                lines.write_header()
+            lines.write(some)
+        shown += len(some)
+    more = bool(limit) and next(hunks, None) is not None
     if more and args.format == "text":
         print(f"there is more: first {shown} places shown (--limit 0: all)")
     for name, trace in ((args.a, a), (args.b, b)):
@@ -109,3 +118,11 @@ def run(args: argparse.Namespace) -> int:
             print(f"mmiotap: of {diff.unknown} accesses a value is not known, and was not compared", file=sys.stderr)
         print(f"equal: {diff.agreeing} accesses")
     return 1 if shown else 0
+
+
+def _groups(hunks: "Iterable[Hunk]") -> "Iterator[list[Hunk]]":
+    """More and more at a time: the first is seen at once, and where there are many they are quick."""
+    left, size = iter(hunks), 1
+    while some := list(itertools.islice(left, size)):
+        yield some
+        size = min(2 * size, MOST_AT_ONCE)

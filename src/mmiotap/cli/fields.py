@@ -8,16 +8,28 @@ examples:
 """
 
 import argparse
+import sys
+
+from mmiotap.cli import json_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    parser.add_argument("--format", choices=["text", "json"], default="text", help="default: text")
+    json_option.add_argument(parser, "json")
 
 
 def run(args: argparse.Namespace) -> int:
     from mmiotap.analysis.filters import FIELDS
-    from mmiotap.views.tables import write_table
 
     columns = ("field", "is", "meaning")
-    write_table("Fields", columns, [(name, *about) for name, about in FIELDS.items()], left=len(columns))
+    rows = [(name, *about) for name, about in FIELDS.items()]
+    if args.format == "json":
+        import json
+
+        json.dump([dict(zip(columns, row, strict=True)) for row in rows], sys.stdout, indent=1)
+        print()
+        return 0
+    from mmiotap.views.tables import write_table
+
+    write_table("Fields", columns, rows, left=len(columns))
     return 0

@@ -12,9 +12,10 @@ examples:
 """
 
 import argparse
+import itertools
 import sys
 
-from mmiotap.cli import filtering, json_option, names
+from mmiotap.cli import filtering, json_option, names, process
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmiotap.analysis import select
+    process.without_pandas()
+    from mmiotap.analysis import narrow, select
     from mmiotap.analysis.clock import start_ns
+    from mmiotap.analysis.filters import Filter
     from mmiotap.trace.reader import open_trace
     from mmiotap.views.words import accept_all_text
 
@@ -74,25 +77,32 @@ def run(args: argparse.Namespace) -> int:
             sources=args.source,
             known_sources=trace.sources,
         )
+        if trace.narrowing is None and (sql := narrow.of_options(args.offset, args.tid)):
+            trace = trace.only(Filter(None, sql=sql))
     except select.FilterError as error:
         print(f"mmiotap: {error}", file=sys.stderr)
         return 2
-    decoder = names.decoder(args, trace, args.format)
     if args.format == "text":
         from mmiotap.views.lines import COLUMNS
         from mmiotap.views.screen import write_folded, write_lines
 
         columns = [*COLUMNS, "source"] if trace.sources else COLUMNS
+        tables = trace.batches(columns, where)
+        if (first := next(tables, None)) is None and not args.regs:
+            return 0  # and nothing needs a name, which would take longer than all the rest
+        tables = itertools.chain([] if first is None else [first], tables)
+        decoder = names.decoder(args, trace)
         if args.fold:
             from mmiotap.analysis.folding import folded
             from mmiotap.views.folds import limited
 
-            write_folded(trace, start, limited(folded(trace.batches(columns, where)), args.limit), decoder)
+            write_folded(trace, start, limited(folded(tables), args.limit), decoder)
             return 0
-        write_lines(trace, start, select.limited(trace.batches(columns, where), args.limit), decoder)
+        write_lines(trace, start, select.limited(tables, args.limit), decoder)
     else:
         from mmiotap import formats
 
+        decoder = names.decoder(args, trace, args.format)
         tables = select.limited(trace.batches(None, where), args.limit)
         schema = trace.schema
         if decoder is not None:

@@ -7,7 +7,7 @@ Reads with their times (min, mean, max) need a trace recorded with --latency.
 import argparse
 import sys
 
-from mmiotap.cli import filtering, json_option, names
+from mmiotap.cli import filtering, json_option, names, process
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 0:
         print("mmiotap: --limit: a number of rows cannot be negative", file=sys.stderr)
         return 2
+    process.without_pandas()
+    process.keep_memory()
     from mmiotap.analysis.stats import statistics
     from mmiotap.trace.reader import open_trace
     from mmiotap.views.statistics import write_json, write_text

@@ -154,5 +154,5 @@ def _known(trace: Trace) -> Iterable[Binding]:
             continue
         if path := shipped.of(device.get("vendor"), device.get("device"), mapping.bar):
             if path not in read:
-                read[path] = load(Wanted(path))
+                read[path] = shipped.elaborated(path)
             yield Binding(read[path], mapping.map_id, -_in_bar(mapping, device))

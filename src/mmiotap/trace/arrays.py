@@ -6,7 +6,7 @@ it records.
 """
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,17 @@ def numbers(array: npt.NDArray[Any], absent: npt.NDArray[np.bool_] | None = None
     return pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), len(array), buffers)
 
 
-def values(column: "pa.ChunkedArray[Any]") -> npt.NDArray[Any]:
+def values(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> npt.NDArray[Any]:
     """Numbers, none of them null. One chunk is not copied, and must not be written to."""
-    return np.from_dlpack(column.combine_chunks())
+    return np.from_dlpack(whole(column))
+
+
+def whole(column: "pa.ChunkedArray[Any] | pa.Array[Any]") -> Column:
+    """In one piece. One chunk is not copied, which combine_chunks would do."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    one: Any = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return cast(Column, one)
 
 
 def texts(words: Sequence[str]) -> Column:
@@ -52,11 +60,11 @@ def distinct(*columns: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], npt.NDA
     """The number of each row among the distinct rows of some columns of 64-bit numbers, in the order in which they
     first appear, and the first row of each number."""
     words = [column.view(np.uint64) for column in columns]
-    encoded: Any = numbers(mixed(*words)).dictionary_encode()
+    encoded: Any = numbers(words[0] if len(words) == 1 else mixed(*words)).dictionary_encode()
     number = np.from_dlpack(encoded.indices).astype(np.int64)
-    first = np.empty(len(encoded.dictionary), np.int64)
-    first[number[::-1]] = np.arange(len(number) - 1, -1, -1)
-    if all(np.array_equal(column, column[first][number]) for column in words):
+    # Numbers are given as rows first appear: each where the greatest so far becomes as great.
+    first = np.maximum.accumulate(number).searchsorted(np.arange(len(encoded.dictionary)))
+    if len(words) == 1 or all(np.array_equal(column, column[first].take(number)) for column in words):
         return number, first
     # Two different rows became the same number: once in a few million traces, or where somebody has made it so.
     _, first, number = np.unique(np.stack(words), axis=1, return_index=True, return_inverse=True)
@@ -68,7 +76,8 @@ def mixed(*columns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """One number for each row, nearly always another one for another row."""
     found = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
-        found = (found ^ column) * _FACTOR
+        found ^= column
+        found *= _FACTOR
         found ^= found >> np.uint64(32)
     return found
 

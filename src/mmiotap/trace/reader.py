@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
+import pyarrow.parquet as pq
 
 from mmiotap.trace import rows, store
 from mmiotap.trace.arena import Arena, Chunk
@@ -26,7 +27,8 @@ from mmiotap.trace.writer import damaged, lost_in, read_footer, sealed_in, time_
 #: Rows that are in memory at once, of each part that is being merged.
 BATCH_ROWS = 1 << 16
 
-_PARQUET = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=["kind", "source"]))
+_DICTIONARIES = ["kind", "source"]
+_PARQUET = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=_DICTIONARIES))
 
 
 def open_trace(path: str | os.PathLike[str]) -> "Trace":
@@ -160,16 +162,18 @@ class Trace:
     def batches(self, columns: Sequence[str] | None = None, where: pc.Expression | None = None) -> Iterator[pa.Table]:
         """The same rows as :meth:`events`, a table of some at a time: for traces that are larger than the memory."""
         names = self._checked(columns)
-        narrowing = self.narrowing
-        read = self._read_schema(names)
-        if narrowing and narrowing.where is not None:
-            where = narrowing.where if where is None else where & narrowing.where
-        parts = self._chosen_parts()
-        sources = [Source(part.first_ns, part.tables(read, where)) for part in parts]
-        if self._live.events.num_rows:
-            sources.append(Source(int(self._live.events["time_ns"][0].as_py()), self._live_tables(read.names, where)))
-        tables = merge(sources)
-        return ((narrowing.keep(table) if narrowing else table).select(names) for table in tables)
+        return (self._kept(table, names) for table in merge(self._sources(names, where)))
+
+    def streams(self, columns: Sequence[str], rows: int) -> list[Iterator[pa.Table]]:
+        """The rows of :meth:`batches`, not merged: for each part an iterator of tables of so many at most, and the last
+        one for what is in none of them.
+
+        In each they are in time order; at the same time, those of an earlier iterator come first. Several threads may
+        read at once, each its own.
+        """
+        names = self._checked(columns)
+        sources = self._sources(names, None, rows, threads=False)
+        return [(self._kept(table, names) for table in source.tables) for source in sources]
 
     def pieces(self, columns: Sequence[str], known: Collection[Path]) -> Iterator[tuple[Path | None, pa.Table]]:
         """Tables of the parts that are not known, each with its part, and then of what is in none of them.
@@ -179,10 +183,26 @@ class Trace:
         names = self._checked(columns)
         read, narrowing = self._read_schema(names), self.narrowing
         where = narrowing.where if narrowing else None
-        fresh = [part for part in self._chosen_parts() if part.path not in known]
+        fresh = [part for part in _in_time(self._chosen_parts(), self.schema, where) if part.path not in known]
         tables = ((part.path, table) for part in fresh for table in part.tables(read, where))
         for path, table in itertools.chain(tables, ((None, table) for table in self._live_tables(read.names, where))):
-            yield path, (narrowing.keep(table) if narrowing else table).select(names)
+            yield path, self._kept(table, names)
+
+    def _sources(
+        self, names: Sequence[str], where: pc.Expression | None, rows: int = BATCH_ROWS, *, threads: bool = True
+    ) -> list[Source]:
+        read = self._read_schema(names)
+        if self.narrowing and self.narrowing.where is not None:
+            where = self.narrowing.where if where is None else where & self.narrowing.where
+        sources = [
+            Source(part.first_ns, part.tables(read, where, rows, threads=threads)) for part in self._chosen_parts()
+        ]
+        if self._live.events.num_rows:
+            sources.append(Source(int(self._live.events["time_ns"][0].as_py()), self._live_tables(read.names, where)))
+        return sources
+
+    def _kept(self, table: pa.Table, names: Sequence[str]) -> pa.Table:
+        return (self.narrowing.keep(table) if self.narrowing else table).select(names)
 
     def _read_schema(self, names: Sequence[str]) -> pa.Schema:
         """The columns that must be read for those that are asked for."""
@@ -220,17 +240,42 @@ class _Part:
         footer = read_footer(path)
         return cls(path, footer.num_rows, lost_in(footer), sealed_in(footer), *time_range(footer))
 
-    def tables(self, schema: pa.Schema, where: pc.Expression | None) -> Iterator[pa.Table]:
+    def tables(
+        self, schema: pa.Schema, where: pc.Expression | None, rows: int = BATCH_ROWS, *, threads: bool = True
+    ) -> Iterator[pa.Table]:
+        """Some columns of the rows that ``where`` selects, in tables of so many at most; by many threads or one."""
         try:
-            fragment = _PARQUET.make_fragment(str(self.path), fs.LocalFileSystem())
-            batches = fragment.to_batches(
-                columns=schema.names, filter=where, batch_size=BATCH_ROWS, batch_readahead=1, use_threads=True
-            )
-            for batch in batches:
+            for batch in self._batches(schema.names, where, rows, threads):
                 if batch.num_rows:
                     yield pa.Table.from_batches([batch]).cast(schema)
         except (OSError, pa.ArrowInvalid) as error:
             raise damaged(self.path, error) from error
+
+    def _batches(
+        self, columns: list[str], where: pc.Expression | None, rows: int, threads: bool
+    ) -> Iterator[pa.RecordBatch]:
+        if where is None and not threads:
+            file = pq.ParquetFile(self.path, read_dictionary=[name for name in _DICTIONARIES if name in columns])
+            return file.iter_batches(rows, columns=columns, use_threads=False)
+        fragment = _PARQUET.make_fragment(str(self.path), fs.LocalFileSystem())
+        return fragment.to_batches(
+            columns=columns, filter=where, batch_size=rows, batch_readahead=1, use_threads=threads
+        )
+
+
+def _in_time(parts: "list[_Part]", schema: pa.Schema, where: pc.Expression | None) -> "list[_Part]":
+    """Those parts that can have such events, as far as their first and last times tell."""
+    if where is None or not parts:
+        return parts
+    files = fs.LocalFileSystem()
+    time = pc.field("time_ns")
+    fragments = [
+        _PARQUET.make_fragment(str(part.path), files, (time >= part.first_ns) & (time <= part.last_ns))
+        for part in parts
+    ]
+    found = ds.FileSystemDataset(fragments, schema, _PARQUET, files).get_fragments(where)
+    paths = {fragment.path for fragment in found}
+    return [part for part in parts if str(part.path) in paths]
 
 
 def _copy_arena(folder: store.TraceDir) -> tuple[list[Chunk], int]:

@@ -3,7 +3,7 @@
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmiotap.analysis.clock import start_ns
-from mmiotap.analysis.diff import Change, Hunk, changes, pairs
+from mmiotap.analysis.diff import Change, Hunk, Pairs, changes, pairs
 from mmiotap.analysis.symbols import Symbols
 from mmiotap.registers.decode import COLUMNS, Decoded, Decoder
 from mmiotap.trace import layout
@@ -50,13 +50,16 @@ class DiffLines:
         self._write("-", f"-- {self._a.path}")
         self._write("+", f"++ {self._b.path}")
 
-    def write(self, hunk: Hunk) -> None:
-        """One difference, to standard output. Accesses are counted from 1."""
+    def write(self, hunks: Sequence[Hunk]) -> None:
+        """Some differences, to standard output. Names of all of them are found at once. Accesses are counted from 1."""
+        self._a.learn(table for hunk in hunks for table in (hunk.before, hunk.a.slice(0, SHOWN), hunk.after))
+        self._b.learn(hunk.b.slice(0, SHOWN) for hunk in hunks)
+        beside = [pairs(hunk, SHOWN) for hunk in hunks]
+        for hunk, found, changed in zip(hunks, beside, changes(hunks, beside, self._a.decoder), strict=True):
+            self._write_hunk(hunk, found, {change.at_a: change for change in changed})
+
+    def _write_hunk(self, hunk: Hunk, beside: Pairs, changed: dict[int, Change]) -> None:
         self._write("@", f"@ access {hunk.number_a + 1} of A, {hunk.number_b + 1} of B @@")
-        self._a.learn(hunk.before, hunk.a.slice(0, SHOWN), hunk.after)
-        self._b.learn(hunk.b.slice(0, SHOWN))
-        beside = pairs(hunk, SHOWN)
-        changed = {change.at_a: change for change in changes(hunk, beside, self._a.decoder)}
         if self._beside:
             self._write_beside(hunk, beside, changed)
         else:
@@ -72,9 +75,7 @@ class DiffLines:
                 "@", f"@ no accesses that agree again among the next {max(hunk.a.num_rows, hunk.b.num_rows)} @@"
             )
 
-    def _write_beside(
-        self, hunk: Hunk, beside: list[tuple[int | None, int | None]], changed: dict[int, Change]
-    ) -> None:
+    def _write_beside(self, hunk: Hunk, beside: Pairs, changed: dict[int, Change]) -> None:
         a, b = self._a.short(hunk.a.slice(0, SHOWN)), self._b.short(hunk.b.slice(0, SHOWN))
         before, after = self._a.short(hunk.before), self._a.short(hunk.after)
         width = max(map(len, [*a, *before, *after, ""]))
@@ -105,17 +106,22 @@ class DiffLines:
         sys.stdout.write(f"\x1b[{_COLOURS[sign]}m{text}\x1b[0m\n" if coloured else f"{text}\n")
 
 
-def difference(hunk: Hunk, decoder_a: Decoder | None, decoder_b: Decoder | None) -> dict[str, Any]:
-    """A difference as JSON values. Accesses are counted from 1, rows in ``a`` and ``b`` from 0."""
-    beside = pairs(hunk, max(hunk.a.num_rows, hunk.b.num_rows))
-    return {
-        "access_a": hunk.number_a + 1,
-        "access_b": hunk.number_b + 1,
-        "a": _events(hunk.a, decoder_a),
-        "b": _events(hunk.b, decoder_b),
-        "changes": [asdict(change) for change in changes(hunk, beside, decoder_a)],
-        "meets": hunk.meets,
-    }
+def differences(hunks: Sequence[Hunk], decoder_a: Decoder | None, decoder_b: Decoder | None) -> list[dict[str, Any]]:
+    """Differences as JSON values. Accesses are counted from 1, rows in ``a`` and ``b`` from 0."""
+    beside = [pairs(hunk, max(hunk.a.num_rows, hunk.b.num_rows)) for hunk in hunks]
+    events_a = _events([hunk.a for hunk in hunks], decoder_a)
+    events_b = _events([hunk.b for hunk in hunks], decoder_b)
+    return [
+        {
+            "access_a": hunk.number_a + 1,
+            "access_b": hunk.number_b + 1,
+            "a": a,
+            "b": b,
+            "changes": [asdict(change) for change in changed],
+            "meets": hunk.meets,
+        }
+        for hunk, a, b, changed in zip(hunks, events_a, events_b, changes(hunks, beside, decoder_a), strict=True)
+    ]
 
 
 def write_json(whole: dict[str, Any]) -> None:
@@ -123,15 +129,17 @@ def write_json(whole: dict[str, Any]) -> None:
     print()
 
 
-def _events(table: pa.Table, decoder: Decoder | None) -> list[dict[str, Any]]:
+def _events(tables: Sequence[pa.Table], decoder: Decoder | None) -> list[list[dict[str, Any]]]:
     names = ("time_ns", "kind", "width", "map_id", "offset", "value", "data", "pc", "pid", "tid", "flags")
+    table = pa.concat_tables(tables)
     rows: list[dict[str, Any]] = table.select(list(names)).to_pylist()
     registers, fields = _names(table, decoder)
     for row, register, meaning in zip(rows, registers, fields, strict=True):
         row["data"] = row["data"].hex() if row["data"] is not None else None
         row["value"] = None if row["flags"] & layout.VALUE_UNKNOWN else row["value"]
         row |= {"register": register, "fields": meaning}
-    return rows
+    left = iter(rows)
+    return [list(itertools.islice(left, one.num_rows)) for one in tables]
 
 
 def _names(table: pa.Table, decoder: Decoder | None) -> Iterator[list[str | None]]:
@@ -176,7 +184,7 @@ class _Side:
         processes = len(trace.processes) > 1
         self._lines = EventLines(trace.mappings, start_ns(trace), processes=processes, colour=False, decoder=decoder)
 
-    def learn(self, *tables: pa.Table) -> None:
+    def learn(self, tables: Iterable[pa.Table]) -> None:
         """Names of all of these at once, which costs as much as those of one."""
         if self.decoder is not None:
             self.decoder.decode(pa.concat_tables([table.select(list(COLUMNS)) for table in tables]))

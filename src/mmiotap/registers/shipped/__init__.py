@@ -1,7 +1,14 @@
-"""Descriptions that come with mmiotap, and the PCI functions that they are of."""
+"""Descriptions that come with mmiotap, and the PCI functions that they are of.
 
+Beside each is what the compiler of SystemRDL makes of it, as JSON, since loading the compiler takes longer than to show
+some events. ``python -m mmiotap.registers.shipped`` makes these files anew; a test says when that is forgotten.
+"""
+
+import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from mmiotap.registers.model import Description
 
 _FOLDER = Path(__file__).parent
 
@@ -52,3 +59,8 @@ def find(name: str) -> Path | None:
 def of(vendor: int | None, device: int | None, bar: int) -> Path | None:
     """The file that describes the memory of a base address register of a PCI function."""
     return next((one.path for one in SHIPPED if (vendor, device) in one.ids and one.bar == bar), None)
+
+
+def elaborated(path: Path) -> Description:
+    """What such a file says."""
+    return Description.from_json(json.loads(path.with_suffix(".json").read_bytes()))
