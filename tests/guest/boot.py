@@ -7,12 +7,18 @@ emulated: no hardware virtualisation is needed.
 import io
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import mmiotap
 
 ROOT = Path(__file__).parent.parent.parent
 SETUP = ROOT / "tests" / "guest" / "setup.sh"
@@ -24,14 +30,17 @@ LOG_LINE = re.compile(
 )
 
 #: The emulated time stamp counters agree, but Linux does not trust them on two sockets: at every look at the clock it
-#: would read the HPET, which is a device.
-KERNEL_OPTIONS = "modprobe.blacklist=e1000 tsc=reliable clocksource=tsc"
+#: would read the HPET, which is a device. The kernel's cryptography is not what is tested here.
+KERNEL_OPTIONS = "quiet loglevel=1 panic=-1 console=ttyS0 tsc=reliable clocksource=tsc cryptomgr.notests"
 #: With all that QEMU can emulate, but without promises of fast string instructions: QEMU makes them a byte at a time.
-PROCESSOR = "-cpu max,-erms,-fsrm"
-#: The root that vng mounts caches nothing: a page of a library at a time crosses over. What programs are made of is put
-#: over itself from a mount that reads ahead; nothing changes there while the guest runs.
-MOUNT = "mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose cached /mnt"
-CACHED = ("/usr", sys.base_prefix, sys.prefix, ROOT)
+PROCESSOR = "max,-erms,-fsrm"
+#: What the kernel needs to come to this machine's files.
+MODULES = ("9p", "virtio_pci", "9pnet_virtio")
+#: Begins scripts that record more than once: after it ``mmiotap`` is a function.
+ZYGOTE = f"""
+{sys.executable} {ROOT}/tests/guest/zygote.py serve &
+mmiotap() {{ {sys.executable} -S -I {ROOT}/tests/guest/zygote.py mmiotap "$@"; }}
+"""
 
 
 class Access(NamedTuple):
@@ -54,50 +63,44 @@ def kernel() -> Path:
     raise FileNotFoundError(f"no guest kernel; run {SETUP} as root")
 
 
-def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float, qemu: Path | None = None) -> str:
+def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float, under: Sequence[str] = ()) -> str:
     """Boot, run ``script`` (sh, as root) and power off; returns what it wrote.
 
     ``folder`` is writable in the guest, at the same path; QEMU's log goes to ``qemu.log`` in it. ``devices`` are QEMU's
-    options. No driver is loaded for an e1000. ``qemu`` is a program to start in the place of QEMU.
+    options. No driver is loaded for them. ``under`` is a command that QEMU is started by.
 
     Raises:
         TimeoutError: the guest still ran after ``limit`` seconds; it was killed.
         RuntimeError: it did not come up, or the script did not come to its end.
     """
     script_file, output, console = folder / "script", folder / "output", folder / "console"
-    prepare = [MOUNT, *(f"mkdir -p {place} && mount --bind /mnt{place} {place}" for place in CACHED)]
-    prepare.append(f"export PYTHONPATH={ROOT / 'src'}")
-    script_file.write_text("\n".join([*prepare, script, "echo ': end'\n"]))
-    options = [PROCESSOR, "-vga none", *devices]
-    options += ["-virtfs local,path=/,mount_tag=cached,security_model=none,readonly=on"]
-    options += ["-trace memory_region_ops_*", f"-D {folder / 'qemu.log'}"]
-    tools = Path(sys.executable).parent  # vng is there, and so is virtme-run, which vng looks for in PATH
-    command: list[str | Path] = [tools / "vng", "--run", kernel(), f"--rwdir={folder}"]
-    command += ["--disable-kvm", "--force-9p", "--disable-microvm", "--memory", "2G", "--cpus", "2"]
-    command += ["--qemu", qemu] if qemu else []
-    command += ["--append", KERNEL_OPTIONS, f"--qemu-opts={' '.join(options)}"]
-    command += ["--", f"sh {script_file} >{output} 2>&1"]
-    with console.open("wb") as stream:
+    script_file.write_text(f"cd {ROOT}\nexport PYTHONPATH={ROOT / 'src'}\n{script}\necho ': end'\n")
+    image = kernel()
+    _make_initramfs(folder / "initramfs", image)
+    visible = ":".join(map(str, dict.fromkeys([sys.base_prefix, sys.prefix, ROOT])))
+    command: list[str | Path] = [*under, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
+    command += ["-machine", "pc", "-cpu", PROCESSOR, "-smp", "2", "-m", "2G", "-no-reboot"]
+    command += ["-kernel", image, "-initrd", folder / "initramfs", "-serial", f"file:{console}"]
+    command += ["-append", f"{KERNEL_OPTIONS} folder={folder} visible={visible}"]
+    shared = "local,security_model=none"
+    command += ["-virtfs", f"{shared},path=/,mount_tag=host,readonly=on,multidevs=remap"]
+    command += ["-virtfs", f"{shared},path={folder},mount_tag=folder,multidevs=remap"]
+    command += ["-trace", "memory_region_ops_*", "-D", folder / "qemu.log", *shlex.split(" ".join(devices))]
+    with (folder / "said").open("wb") as said:
         guest = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            cwd=ROOT,
-            env=os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"},
-            start_new_session=True,
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=ROOT, start_new_session=True
         )
         try:
             guest.wait(limit)
         except subprocess.TimeoutExpired:
-            raise TimeoutError(f"the guest still ran after {limit} s: {_text(console)}{_text(output)}") from None
+            raise TimeoutError(f"the guest still ran after {limit} s: {_said(folder)}") from None
         finally:
             if guest.poll() is None:
                 os.killpg(guest.pid, signal.SIGKILL)
                 guest.wait()
     written = _text(output)
     if not written.endswith(": end\n"):
-        raise RuntimeError(f"the guest ended too early: {_text(console)}{written}")
+        raise RuntimeError(f"the guest ended too early: {_said(folder)}")
     return written.removesuffix(": end\n")
 
 
@@ -109,6 +112,23 @@ def accesses(folder: Path, name: str, bar_size: int, *, begin: int = 0, end: int
     return list(_parse(folder / "qemu.log", name.encode(), bar_size, begin, end))
 
 
+def logged(folder: Path, name: str, region: str, bar_size: int) -> list[Access]:
+    """The same, while NAME was recorded. NAME.at in ``folder`` has the size of the log before, for all recordings."""
+    begin = int((folder / f"{name}.at").read_text())
+    later = [at for file in folder.glob("*.at") if (at := int(file.read_text())) > begin]
+    return accesses(folder, region, bar_size, begin=begin, end=min(later, default=None))
+
+
+def recorded(trace: mmiotap.Trace) -> list[list[Access]]:
+    """What each thread did, in its order."""
+    streams: dict[int, list[Access]] = defaultdict(list)
+    table = trace.events(columns=["kind", "offset", "width", "value", "tid"])
+    for row in table.to_pylist():
+        if row["kind"] in ("read", "write"):
+            streams[row["tid"]].append(Access(row["kind"], row["offset"], row["width"], row["value"]))
+    return list(streams.values())
+
+
 def _parse(log: Path, name: bytes, bar_size: int, begin: int, end: int | None) -> Iterator[Access]:
     with log.open("rb") as lines:
         lines.seek(begin)
@@ -118,6 +138,31 @@ def _parse(log: Path, name: bytes, bar_size: int, begin: int, end: int | None) -
                 # Physical address: a BAR is aligned to its size (PCI 3.0, 6.2.5.1).
                 offset = int(found[2], 16) & (bar_size - 1)
                 yield Access(found[1].decode(), offset, int(found[4]), int(found[3], 16))
+
+
+def _make_initramfs(file: Path, image: Path) -> None:
+    """What this kernel begins with: ``init``, the tools that it uses, and modules in the order of their loading."""
+    version = image.name.removeprefix("vmlinuz-")
+    shown: list[str | Path] = ["/sbin/modprobe", "-d", image.parent.parent, "-S", version]
+    shown += ["--show-depends", "-a", *MODULES]
+    lines = subprocess.run(shown, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    needed = list(dict.fromkeys(Path(line.split()[1]) for line in lines))
+    with tempfile.TemporaryDirectory() as name:
+        tree = Path(name)
+        for place in ("bin", "dev", "modules", "proc", "root", "sys"):
+            (tree / place).mkdir()
+        shutil.copy("/bin/busybox", tree / "bin")
+        shutil.copy(Path(__file__).parent / "init", tree)
+        for number, module in enumerate(needed):
+            shutil.copy(module, tree / "modules" / f"{number:02}-{module.name}")
+        paths = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
+        archive = ["busybox", "cpio", "-o", "-H", "newc"]
+        with file.open("wb") as out:
+            subprocess.run(archive, cwd=tree, input=paths.encode(), stdout=out, stderr=subprocess.DEVNULL, check=True)
+
+
+def _said(folder: Path) -> str:
+    return "".join(_text(folder / name) for name in ("said", "console", "output"))
 
 
 def _text(file: Path) -> str:

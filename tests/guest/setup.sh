@@ -2,7 +2,7 @@
 # What the guest tests need: QEMU and a few tools, and a stock Debian kernel unpacked in .cache/guest. Quick the second time.
 set -eu
 cache=$(cd "$(dirname "$0")/../.." && pwd)/.cache/guest
-packages="qemu-system-x86 kmod pciutils udev busybox-static
+packages="qemu-system-x86 kmod busybox-static
     dpdk dpdk-dev librte-net-e1000-23 librte-bus-pci23 librte-bus-vdev23 librte-mempool-ring23"
 
 missing=$(for package in $packages; do

@@ -1,6 +1,5 @@
 """`mmiotap guest`: what it records of a machine from outside is what QEMU logs, and what the guest did."""
 
-import shlex
 import sys
 from pathlib import Path
 
@@ -15,19 +14,10 @@ CARD = ["-netdev user,id=n0", "-device e1000,netdev=n0,romfile=,id=card"]
 BAR_SIZE = 128 * 1024
 MMIOTAP = [sys.executable, "-m", "mmiotap"]
 
-#: vng asks a QEMU a few things before it starts the machine.
-WRAPPER = """#!/bin/sh
-case " $* " in
-*" -kernel "*) exec {record} -- qemu-system-x86_64 "$@" ;;
-*) exec qemu-system-x86_64 "$@" ;;
-esac
-"""
-
 #: The kernel's own driver: loaded on one processor, used on both, unloaded on the other.
 USE_CARD = """
 bash -e <<'END'
 taskset -c 0 modprobe e1000
-udevadm settle  # it renames the card
 card=$(ls /sys/bus/pci/drivers/e1000/0000:*/net)
 ip address add 10.0.2.15/24 dev $card
 taskset -c 1 ip link set $card up
@@ -51,10 +41,7 @@ def of_card(trace: mmiotap.Trace) -> list[tuple[Access, int]]:
 
 def test_kernel_driver_on_two_processors_equals_qemus_log(tmp_path: Path) -> None:
     record = [*MMIOTAP, "guest", "-o", str(tmp_path / "card.mmiotap"), "--device", "card", "--device", "rtc*"]
-    wrapper = tmp_path / "qemu"
-    wrapper.write_text(WRAPPER.format(record=shlex.join(record)))
-    wrapper.chmod(0o755)
-    print(boot(USE_CARD, tmp_path, CARD, limit=400, qemu=wrapper))
+    print(boot(USE_CARD, tmp_path, CARD, limit=400, under=[*record, "--"]))
     trace = mmiotap.open(tmp_path / "card.mmiotap")
     assert trace.state == "finished"
     assert trace.info["exit"] == {"status": 0, "signal": None}

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boot import ROOT, Access, accesses, boot, first_difference
+from boot import ROOT, ZYGOTE, Access, boot, first_difference, logged
 
+import e1000
 import mmiotap
 from mmiotap import formats
 
@@ -21,11 +22,8 @@ DEVICES = ["-netdev user,id=n0", "-device e1000,netdev=n0,romfile=", "-device ed
 #: Bytes of the e1000's BAR 0.
 BAR = 128 * 1024
 TRACEFS = "/sys/kernel/tracing"
-#: What a machine looks like that traces nothing. Takes what was recorded out of the guest's memory, but for the socket
-#: that a killed recorder leaves, which 9p refuses together with all that comes after it.
+#: What a machine looks like that traces nothing.
 STATE = f"""
-    rm -f /dev/shm/*.mmiotap/live/control
-    cp -r /dev/shm/*.mmiotap . 2>/dev/null
     for file in current_tracer trace_clock tracing_on options/overwrite per_cpu/cpu?/buffer_size_kb
     do grep -H . {TRACEFS}/$file; done
     echo "online $(cat /sys/devices/system/cpu/online)"
@@ -33,7 +31,6 @@ STATE = f"""
 #: Loads the driver, gives it something to send, and unloads it.
 USE = """
     modprobe e1000
-    udevadm settle  # it gives the interface another name
     net=$(ls /sys/bus/pci/drivers/e1000/*/net)
     ip addr add 10.0.2.15/24 dev $net
     ip link set $net up
@@ -86,9 +83,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         status=$?
         wait
         exit $status""")
-    kernel = f"{sys.executable} -m mmiotap kernel"
+    kernel = "mmiotap kernel"
     at = "stat -c %s qemu.log"
-    script = f"""
+    script = f"""{ZYGOTE}
         cd {shlex.quote(str(folder))}
         mount -t tracefs tracefs {TRACEFS} 2>/dev/null
         echo 3000 >{TRACEFS}/buffer_size_kb
@@ -117,7 +114,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         modprobe -r e1000
         echo kernel_halt >{TRACEFS}/set_ftrace_filter
         echo function >{TRACEFS}/current_tracer; {kernel} -- true 2>busy.message; echo $? >busy.status
-        echo nop >{TRACEFS}/current_tracer"""
+        echo nop >{TRACEFS}/current_tracer
+        rm -f /dev/shm/*.mmiotap/live/control  # a killed recorder leaves it, and 9p knows no sockets
+        cp -r /dev/shm/*.mmiotap ."""
     print(boot(script, folder, DEVICES, limit=1500))
     return folder
 
@@ -131,20 +130,20 @@ def access(row: dict[str, Any]) -> Access:
     return Access(row["kind"], row["offset"], row["width"], row["value"])
 
 
-def logged(folder: Path, name: str, region: str = "e1000-mmio", bar_size: int = BAR) -> list[Access]:
-    """What QEMU saw while this was recorded."""
-    begin = int((folder / f"{name}.at").read_text())
-    later = [at for file in folder.glob("*.at") if (at := int(file.read_text())) > begin]
-    return accesses(folder, region, bar_size, begin=begin, end=min(later, default=None))
-
-
 def test_the_trace_is_what_qemu_saw(folder: Path) -> None:
     trace = mmiotap.open(folder / "compared.mmiotap")
     assert (folder / "compared.status").read_text() == "0\n"
     assert (trace.state, trace.lost) == ("finished", 0)
     got = recorded(trace)
     assert len(got) > 5_000
-    assert logged(folder, "compared") == got
+    assert logged(folder, "compared", "e1000-mmio", BAR) == got
+
+
+def test_a_fresh_recording_has_the_right_names(folder: Path) -> None:
+    found = e1000.accesses(mmiotap.open(folder / "compared.mmiotap"))
+    assert len(found) > 5_000
+    assert {(offset, name) for _, offset, _, name, _ in found} <= set(e1000.the_manual().items())
+    assert e1000.share_with_fields(found) >= 0.95
 
 
 def test_the_export_is_what_the_kernel_prints(folder: Path) -> None:
@@ -179,7 +178,7 @@ def test_text_says_the_same_of_accesses(folder: Path) -> None:
     trace = mmiotap.open(folder / "text.mmiotap")
     got = recorded(trace)
     assert len(got) > 5_000
-    assert logged(folder, "text") == got
+    assert logged(folder, "text", "e1000-mmio", BAR) == got
     assert trace.lost == 0
 
 
@@ -195,7 +194,7 @@ def test_losses_are_in_their_places_and_add_up(folder: Path) -> None:
     # Mappings that are not in the trace were lost, and are not in QEMU's log.
     mapped = 2 * int((folder / "loads").read_text())
     maps = sum(row["kind"] in ("map", "unmap") for row in rows)
-    log = logged(folder, "overflow")
+    log = logged(folder, "overflow", "e1000-mmio", BAR)
     got = [
         Access(row["kind"], row["offset"] % BAR, row["width"], row["value"])  # a mapping may be lost, too
         for row in rows
@@ -217,7 +216,7 @@ def test_a_program_in_user_space_is_in_the_same_trace(folder: Path) -> None:
     assert [row["time_ns"] for row in rows] == sorted(row["time_ns"] for row in rows)
     kernel = [access(row) for row in rows if row["source"] == "kernel"]
     assert len(kernel) > 5_000
-    assert logged(folder, "both") == kernel
+    assert logged(folder, "both", "e1000-mmio", BAR) == kernel
     threads: dict[int, list[Access]] = defaultdict(list)
     for row in rows:
         if row["source"] == "agent":
@@ -251,7 +250,7 @@ def test_a_killed_recorder_leaves_what_was_read(folder: Path) -> None:
     assert rows[mark]["text"] == "before"
     got = recorded(trace)
     assert len(got) >= sum(row["kind"] in ("read", "write") for row in rows[:mark]) > 5_000
-    log = logged(folder, "killed")
+    log = logged(folder, "killed", "e1000-mmio", BAR)
     # The driver was unloaded later.
     assert len(log) > len(got)
     assert log[: len(got)] == got

@@ -14,6 +14,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mmiotap.cli import process
 from mmiotap.cli.record import ProgressLine, die_of, say, size
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
             "--map is for what the agent records: say --agent, too; the kernel's mmiotrace records all that drivers map"
         )
         return 2
+    if args.agent:
+        process.without_pandas()  # two traces are made one
     progress = ProgressLine()
     try:
         result = (partial(beside.record, maps=args.map) if args.agent else record)(

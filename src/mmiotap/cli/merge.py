@@ -12,6 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from mmiotap.cli import process
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("traces", metavar="TRACE", nargs="+", help="trace folders, two or more")
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    process.without_pandas()
     from mmiotap.analysis.select import FilterError, duration_ns
     from mmiotap.trace.combine import combine
     from mmiotap.trace.reader import open_trace
