@@ -5,7 +5,7 @@ import sys
 
 NAMES = (
     "trap", "patched", "punned", "untouched", "race", "observe", "hooks", "store", "startup", "import_logs",
-    "others", "outside", "show", "report", "diff", "decode", "guest", "kernel",
+    "others", "outside", "stats", "text", "show", "report", "diff", "decode", "guest", "kernel",
 )  # fmt: skip
 
 

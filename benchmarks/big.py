@@ -4,7 +4,10 @@ The recorded e1000 driver (tests/data) over and over: its offsets, values and wi
 threads. Values of every hundredth access are random.
 """
 
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,10 @@ BAR = Mapping(
     "0000:00:03.0", 0, 0xFEBC0000,
 )  # fmt: skip
 #: So that its registers are found.
-E1000 = {"address": "0000:00:03.0", "vendor": 0x8086, "device": 0x100E, "resources": [{"start": 0xFEBC0000}]}
+E1000 = {
+    "address": "00:03.0", "domain": 0, "vendor": 0x8086, "device": 0x100E, "irq": 11, "driver": "",
+    "resources": [{"start": 0xFEBC0000, "size": 0x20000}],
+}  # fmt: skip
 
 
 def generate(path: Path, events: int) -> Path:
@@ -65,6 +71,22 @@ def generate(path: Path, events: int) -> Path:
         writer.append(pa.table({name: pa.array(column) for name, column in columns.items()}, schema=EVENTS))
     writer.finish()
     return path
+
+
+def hundred_million(folder: Path) -> Path:
+    """A trace of so many events: the one that MMIOTAP_BIG names, or a new one in the folder."""
+    return Path(os.environ.get("MMIOTAP_BIG") or generate(folder / "t", 100_000_000))
+
+
+def measured(*words: str | Path) -> tuple[float, float]:
+    """``mmiotap`` with these arguments: seconds, start and all, and GiB. What it writes is not shown."""
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "mmiotap", *words], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    took = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return took, used.ru_maxrss / 2**20
 
 
 if __name__ == "__main__":

@@ -39,7 +39,6 @@ $record/patched -- $access >patched.out
 echo 0 >$card/enable
 cat >stats <<'end'
 modprobe e1000
-udevadm settle
 interface=$(ls /sys/bus/pci/drivers/e1000/*/net)
 ip link set $interface up
 until grep -q 1 /sys/class/net/$interface/carrier; do sleep 1; done

@@ -44,7 +44,6 @@ def main(events: int, rounds: int) -> None:
     tracefs.write("current_tracer", checks.TRACER)
     tracefs.write("per_cpu/cpu0/buffer_size_kb", str(_BUFFER_KB))
     subprocess.run(["modprobe", "e1000"], check=True)
-    subprocess.run(["udevadm", "settle"], check=True)
     tracefs.write("tracing_on", "0")
     found: list[dict[str, dict[str, float]]] = []
     for _ in range(rounds):

@@ -4,8 +4,8 @@
  *
  * bare: a page without rights and the least handler that goes on: it skips the instruction. mmio: FILE is mapped, as a device
  * is; what its accesses cost is up to who watches. loop: the same, and nothing but the accesses, with a pause before each
- * burst, in which whoever watches can see to what it has written down. plain: multiplications, one after the other, instead of
- * accesses: what two threads can reach on this machine, whose processors may be two halves of one core. Each thread has a
+ * burst, in which whoever watches can see to what it has written down. plain: additions, many at a time, instead of accesses:
+ * what two threads can reach on this machine, whose processors may be two halves of one core. Each thread has a
  * processor of its own.
  */
 #define _GNU_SOURCE
@@ -54,9 +54,10 @@ static void *access_device(void *argument)
     volatile char *word = device + thread * 256;
     pthread_barrier_wait(&start);
     began[thread] = now();
-    unsigned long product = 3;
+    unsigned long sums[4] = {0};
     for (long i = 0; is_plain && i < count; i++)
-        __asm__ volatile("imul %0, %0" : "+r"(product));
+        __asm__ volatile("add $1, %0\n\tadd $1, %1\n\tadd $1, %2\n\tadd $1, %3"
+                         : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3]));
     for (long i = 0; is_loop && i < count; i++)
         __asm__ volatile("movl %%eax, (%0)" : : "r"(word) : "memory");
     for (long i = 0; !is_loop && !is_plain && i < count; i++)
