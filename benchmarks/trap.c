@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +25,8 @@
 enum { PAGE = 4096, STORE_LENGTH = 2, PAUSE_US = 150000 };
 static volatile char *device;
 static long count;
-static pthread_barrier_t start;
+/* Threads that wait for the others, and how many they will be. They spin: a sleeper would wake up after the first has begun. */
+static atomic_int waiting, expected;
 
 static void skip(int number, siginfo_t *info, void *context)
 {
@@ -52,7 +54,9 @@ static void *access_device(void *argument)
     CPU_SET(thread % sysconf(_SC_NPROCESSORS_ONLN), &cpus);
     sched_setaffinity(0, sizeof cpus, &cpus);
     volatile char *word = device + thread * 256;
-    pthread_barrier_wait(&start);
+    atomic_fetch_add(&waiting, 1);
+    while (atomic_load(&waiting) < atomic_load(&expected))
+        ;
     began[thread] = now();
     unsigned long sums[4] = {0};
     for (long i = 0; is_plain && i < count; i++)
@@ -72,7 +76,8 @@ static long phase(int threads)
     pthread_t ids[2];
     if (is_loop || is_plain)
         usleep(PAUSE_US);
-    pthread_barrier_init(&start, NULL, threads);
+    atomic_store(&waiting, 0);
+    atomic_store(&expected, threads);
     for (long i = 0; i < threads; i++)
         pthread_create(&ids[i], NULL, access_device, (void *)i);
     for (int i = 0; i < threads; i++)

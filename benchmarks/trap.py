@@ -9,9 +9,9 @@ TRAP_GOAL = 1.3
 SCALING_GOAL = 1.8
 ACCESSES = 60_000
 #: Patched ones are that much quicker.
-PATCHED = 150_000
+PATCHED = 250_000
 #: Rounds of four additions that take about as long.
-PLAIN = 9_000_000
+PLAIN = 15_000_000
 ROUNDS = 8
 TURNS = 5
 TRAPPED = ("--patch", "off")
