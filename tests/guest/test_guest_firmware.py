@@ -204,6 +204,27 @@ def _touched(*numbers: int) -> list[Access]:
     return [Access(kind, TABLE + 4 * number, 4, number + 1) for number in numbers for kind in ("write", "read")]
 
 
+def test_what_a_busy_recorder_reads_only_at_its_end_has_its_device(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    options = ["-S", "-device", "e1000,id=card,addr=4,romfile=", "-qmp", "unix:qmp,server=on,wait=off"]
+    start(*QEMU, *options, "-qtest", "unix:bus,server=on,wait=off")
+    _until((tmp_path / "bus").exists)
+    bus = Bus(tmp_path / "bus")
+    recorder = start(*GUEST, "--qmp", "qmp", "-o", "t.mmiotap", "--device", "card")
+    _until((tmp_path / "t.mmiotap" / "live" / "control").exists)
+    recorder.send_signal(signal.SIGSTOP)
+    bus.touch(3)
+    recorder.terminate()
+    recorder.send_signal(signal.SIGCONT)
+    _, said = recorder.communicate(timeout=LIMIT)
+    assert recorder.returncode == 0, said
+    trace = mmiotap.open(tmp_path / "t.mmiotap")
+    (mapping,) = trace.mappings
+    assert mapping.device == "0000:00:04.0"
+    assert trace.count == len(_touched(3))
+
+
 def test_running_machine_is_recorded_and_left_as_it_was(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -155,8 +155,11 @@ class Running(Machine):
         except MmiotapError as error:
             trouble = None if self.qmp.closed.is_set() else f"the machine's log is not as it was: {error}"
         self._before = {}
-        self.qmp.close()
         return trouble
+
+    def close(self) -> None:
+        """Nothing is asked any more."""
+        self.qmp.close()
 
     def _state(self, name: str) -> bool:
         states: list[dict[str, Any]] = self.qmp.command("trace-event-get-state", name=name)
@@ -223,8 +226,10 @@ class Started(Machine):
         if not self.wait(0):
             self.child.send(signal.SIGKILL)
             self.wait(KILL_MS)
-        self._connection.close()
         return None
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def log_file(command: list[str]) -> str | None:

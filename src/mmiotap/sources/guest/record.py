@@ -78,12 +78,15 @@ def record(
             signals = stack.enter_context(Signals())
             machine = Started(list(command), log.path)
             signals.forward_to(machine.child)
+        stack.callback(machine.close)
         stack.callback(machine.leave)
         answers = machine.meet()
         session = _Session(Rows(folder, info, machine, devices, force=force), machine, log, None if own else say)
+        if answers:
+            session.begin(not disabled)
         with session.serving():
             if answers:
-                session.begin(not disabled)
+                session.go()
             session.follow(until or threading.Event(), on_progress)
         return session.finish()
 
@@ -106,11 +109,19 @@ class _Session:
 
     def begin(self, enabled: bool) -> None:
         self._rows.start()
-        try:
-            if enabled:
+        self._enabled = enabled
+        if enabled:
+            with self._unless_it_ended():
                 self._machine.switch(True)
-                self._enabled = True
+
+    def go(self) -> None:
+        with self._unless_it_ended():
             self._machine.go()
+
+    @contextlib.contextmanager
+    def _unless_it_ended(self) -> Iterator[None]:
+        try:
+            yield
         except MmiotapError:
             if not self._machine.wait(1000):
                 raise
@@ -136,7 +147,9 @@ class _Session:
     def finish(self) -> GuestResult:
         """Read what is left, complete the trace, and say how it went."""
         left = self._machine.leave()
+        # While it can still be asked where its regions are.
         self._take(self._log.finish())
+        self._machine.close()
         seconds = time.monotonic() - self._started
         code = self._machine.exit_code
         status, number = (None, -code) if code is not None and code < 0 else (code, None)
