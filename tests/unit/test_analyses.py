@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mmiotap.analysis import life, partitions, unwritten
 from mmiotap.analysis.accesses import COLUMNS
+from mmiotap.analysis.alike import alike
 from mmiotap.analysis.callers import Callers
 from mmiotap.analysis.delays import Delays, Gaps
 from mmiotap.analysis.latency import Latency
@@ -18,7 +19,7 @@ from mmiotap.analysis.modifies import Modifies
 from mmiotap.analysis.pairs import Pairs
 from mmiotap.analysis.partitions import Analysis
 from mmiotap.analysis.phases import Marks, Phases
-from mmiotap.analysis.polls import Polls
+from mmiotap.analysis.polls import Polls, repeated
 from mmiotap.analysis.summary import analyses
 from mmiotap.analysis.transfers import Transfers
 from mmiotap.analysis.unwritten import Unwritten
@@ -268,6 +269,15 @@ def test_it_does_not_matter_how_a_trace_is_cut(rows: list[dict[str, Any]], size:
     whole = [find(one, rows) for one in wanted]
     cut = [find(one, *(rows[at : at + size] for at in range(0, len(rows), size))) for one in wanted]
     assert [_sorted(one) for one in cut] == [_sorted(one) for one in whole]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(ACCESS, max_size=60), st.integers(1, 20))
+def test_loops_are_the_same_without_what_is_none(rows: list[dict[str, Any]], size: int) -> None:
+    rows = [one | {"offset": one["offset"] & 8} for one in sorted(rows, key=lambda one: one["time_ns"])]
+    parts = [pa.Table.from_pylist(rows[at : at + size], schema=EVENTS) for at in range(0, len(rows), size)]
+    fewer = [repeated(seen).to_pylist() for part in parts if len((seen := alike(part)).group)]
+    assert _sorted(find(Polls(), *fewer)) == _sorted(find(Polls(), rows))
 
 
 def _sorted(rows: list[dict[str, Any]]) -> list[str]:

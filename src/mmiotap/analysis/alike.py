@@ -34,6 +34,7 @@ _U = np.uint64
 class Alike:
     """The accesses of a batch, in its order.
 
+    :ivar events: those of its events that are accesses.
     :ivar groups: one row for each kind of access, with :data:`KEYS` (``kind`` as its place in :data:`KINDS`), ``hits``;
         ``first, last``, the first and last of them by their place among the accesses of the batch; ``first_value,
         last_value``, null where they are not known; ``code``, the instruction where that is all that is known, and the
@@ -43,6 +44,7 @@ class Alike:
     :ivar duration_ns: of each that was timed, and ``timed`` which these are.
     """
 
+    events: pa.Table
     groups: pa.Table
     group: Ints
     time_ns: Ints
@@ -79,7 +81,8 @@ def alike(batch: pa.Table) -> Alike:
         "last_value": pa.array(value[last], mask=unknown),
         "code": code,
     }
-    return Alike(pa.table(found | _durations(group[timed], durations, len(first))), group, time, durations, timed)
+    groups = pa.table(found | _durations(group[timed], durations, len(first)))
+    return Alike(batch, groups, group, time, durations, timed)
 
 
 def _packed(columns: Sequence[npt.NDArray[Any]]) -> list[Words]:

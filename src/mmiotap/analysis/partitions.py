@@ -56,22 +56,37 @@ def tables(analyses: Sequence[Analysis[Any]], whole: Sequence[Any]) -> list[pa.T
     return [analysis.table(found) for analysis, found in zip(analyses, whole, strict=True)]
 
 
-def fold(analyses: Sequence[Analysis[Any]], parts: Iterable[pa.Table]) -> list[Any]:
-    """What there is to say of all parts, which are in order.
+class Findings:
+    """What there is to say of parts, which come in order.
 
-    Findings wait until there is another of as many parts: each is merged a few times only, however long the trace is,
-    and few are in memory.
+    They wait until there are others of as many parts: each is merged a few times only, however long the trace is, and
+    few are in memory.
     """
-    waiting: list[tuple[int, list[Any]]] = []
+
+    def __init__(self, analyses: Sequence[Analysis[Any]]) -> None:
+        self._analyses = analyses
+        self._waiting: list[tuple[int, list[Any]]] = []
+
+    def add(self, part: pa.Table) -> None:
+        size, found = 1, find(self._analyses, part)
+        while self._waiting and self._waiting[-1][0] == size:
+            found, size = merge(self._analyses, self._waiting.pop()[1], found), 2 * size
+        self._waiting.append((size, found))
+
+    def whole(self) -> list[Any]:
+        """Of all parts."""
+        *before, whole = [found for _, found in self._waiting] or [find(self._analyses, EVENTS.empty_table())]
+        for found in reversed(before):
+            whole = merge(self._analyses, found, whole)
+        return whole
+
+
+def fold(analyses: Sequence[Analysis[Any]], parts: Iterable[pa.Table]) -> list[Any]:
+    """What there is to say of all parts, which are in order."""
+    findings = Findings(analyses)
     for part in parts:
-        size, found = 1, find(analyses, part)
-        while waiting and waiting[-1][0] == size:
-            found, size = merge(analyses, waiting.pop()[1], found), 2 * size
-        waiting.append((size, found))
-    whole = waiting.pop()[1] if waiting else find(analyses, EVENTS.empty_table())
-    while waiting:
-        whole = merge(analyses, waiting.pop()[1], whole)
-    return whole
+        findings.add(part)
+    return findings.whole()
 
 
 def analysed(trace: Trace, analyses: Sequence[Analysis[Any]]) -> list[pa.Table]:

@@ -1,5 +1,6 @@
 """All that a report shows, found in one pass over the events, with memory for what is distinct."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +12,8 @@ import pyarrow.compute as pc
 from mmiotap.analysis import ways
 from mmiotap.analysis.alike import COLUMNS, KINDS, Alike, alike, numbered
 from mmiotap.analysis.density import Density
+from mmiotap.analysis.partitions import Findings
+from mmiotap.analysis.polls import Polls, repeated
 from mmiotap.registers.decode import Decoder
 from mmiotap.trace import schema
 from mmiotap.trace.reader import Trace
@@ -68,6 +71,19 @@ class Picture:
 
 def picture(trace: Trace) -> Picture:
     """Read the trace once, batch by batch."""
+    return _picture(trace, lambda seen: None)
+
+
+def picture_and_polls(trace: Trace) -> tuple[Picture, pa.Table]:
+    """The table of Polls, too, found in the same pass."""
+    polls = Polls()
+    findings = Findings([polls])
+    found = _picture(trace, lambda seen: findings.add(repeated(seen)))
+    [whole] = findings.whole()
+    return found, polls.table(whole)
+
+
+def _picture(trace: Trace, look: Callable[[Alike], None]) -> Picture:
     found = Picture()
     reductions = [Reduction(keys) for keys in (REGISTER, SITE, THREAD)]
     accesses = 0
@@ -81,6 +97,7 @@ def picture(trace: Trace) -> Picture:
         seen = alike(batch)
         if not len(seen.group):
             continue
+        look(seen)
         _fill(found, seen)
         rows = counted(seen.groups, accesses)
         accesses += len(seen.group)

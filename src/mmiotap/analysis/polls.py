@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mmiotap.analysis.accesses import PLACE, READ
+from mmiotap.analysis.accesses import PLACE, READ, THREAD
+from mmiotap.analysis.alike import Alike
 from mmiotap.analysis.groups import How, Rows, taken
 from mmiotap.analysis.runs import Bools, RunAnalysis, RunsFound, is_transfer
+from mmiotap.trace.arrays import distinct
 
 Words = npt.NDArray[np.uint64]
 
@@ -42,6 +44,25 @@ class Polls(RunAnalysis):
         columns = {name: rows[name] for name in names} | {"mask": mask, "value": rows["ones"] & mask}
         order = np.argsort(-rows["total_ns"], kind="stable")
         return pa.table({name: pa.array(column[order]) for name, column in columns.items()})
+
+
+def repeated(seen: Alike) -> pa.Table:
+    """Events of which :class:`Polls` says the same as of all: accesses that have a neighbour at the same place, the
+    first and the last one of each thread, and so many others that what was apart stays apart."""
+    columns = {name: seen.groups[name].to_numpy().astype(np.int64) for name in ("kind", *PLACE, *THREAD)}
+    place, thread = (distinct(*(columns[name] for name in names))[0] for names in (columns, THREAD))
+    order = np.argsort(thread.astype(np.uint32)[seen.group], kind="stable")
+    place, thread = place[seen.group[order]], thread[seen.group[order]]
+    # Whether two accesses that follow each other are at one place, or of two threads.
+    joined = (place[1:] == place[:-1]) | (thread[1:] != thread[:-1])
+    needed = np.append(True, joined) | np.append(joined, True)
+    # Where some are left out the first of them stays, and if what comes next is at its place the second, too.
+    kept = np.flatnonzero(needed)
+    behind = kept[:-1] + 1
+    again = place[behind] == place[kept[1:]]
+    needed[behind] = True
+    needed[behind[again & (behind < kept[1:])] + 1] = True
+    return seen.events.take(np.sort(order[needed]))
 
 
 def is_poll(runs: Rows) -> Bools:

@@ -91,11 +91,10 @@ def named(tables: dict[str, pa.Table], trace: Trace, decoder: Decoder | None) ->
     return Summary(**found, notes=symbols.notes)
 
 
-def polling_loops(trace: Trace, decoder: Decoder | None = None) -> pa.Table:
-    """These alone."""
-    [table] = analysed(trace, [Polls()])
+def named_polls(polls: pa.Table, trace: Trace, decoder: Decoder | None) -> pa.Table:
+    """The table of Polls with names."""
     symbols = Symbols(trace.modules, trace.processes)
-    return _with_conditions(_with_sites(_with_registers(table, decoder), symbols), decoder)
+    return _with_conditions(_with_sites(_with_registers(polls, decoder), symbols), decoder)
 
 
 def _with_conditions(polls: pa.Table, decoder: Decoder | None) -> pa.Table:

@@ -14,9 +14,6 @@ import sys
 
 from mmiotap.cli import filtering, names, output
 
-#: Events from which on polling loops would take longer than all the rest.
-POLLS_EVENTS = 5_000_000
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace", metavar="TRACE", help="the trace folder")
@@ -29,14 +26,14 @@ def run(args: argparse.Namespace) -> int:
     if args.output == "-" and sys.stdout.isatty():
         print("mmiotap: a report is not for terminals: give a file with -o", file=sys.stderr)
         return 2
-    from mmiotap.analysis.picture import picture
-    from mmiotap.analysis.summary import polling_loops
+    from mmiotap.analysis.picture import picture_and_polls
+    from mmiotap.analysis.summary import named_polls
     from mmiotap.trace.reader import open_trace
     from mmiotap.views import report
 
     trace = filtering.narrowed(args, open_trace(args.trace))
     decoder = names.decoder(args, trace)
     with output.opened(args) as out:
-        polls = polling_loops(trace, decoder) if trace.count <= POLLS_EVENTS else None
-        report.write(picture(trace), polls, trace, decoder, args.filter, out)
+        found, polls = picture_and_polls(trace)
+        report.write(found, named_polls(polls, trace, decoder), trace, decoder, args.filter, out)
     return 0

@@ -33,13 +33,13 @@ CELLS = 1 << 20
 
 def write(
     found: Picture,
-    polls: pa.Table | None,
+    polls: pa.Table,
     trace: Trace,
     decoder: Decoder | None,
     filter: str | None,
     out: IO[bytes],
 ) -> None:
-    """Write the report of a trace; ``polls`` are its polling loops, None if nobody has looked for them."""
+    """Write the report of a trace; ``polls`` are its polling loops."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     script, style = _file("page.js"), _file("page.css")
     names = Names(found, trace, decoder)

@@ -103,8 +103,8 @@ def facts(found: Picture, trace: Trace) -> list[tuple[str, str]]:
     return [(name, printable(text)) for name, text in lines if text]
 
 
-def sections(found: Picture, trace: Trace, names: Names, polls: pa.Table | None) -> list[Section]:
-    """Those that have something to say. ``polls`` are polling loops; None: nobody has looked for them."""
+def sections(found: Picture, trace: Trace, names: Names, polls: pa.Table) -> list[Section]:
+    """Those that have something to say. ``polls`` are polling loops."""
     timed = bool(found.latency.sum())
     all_sections = [
         _registers(found, names, timed=timed),
@@ -168,9 +168,7 @@ def _histogram(counts: Any) -> dict[str, Any]:
     return {"width": width, "height": height, "bars": bars, "labels": labels}
 
 
-def _polls(polls: pa.Table | None, names: Names) -> Section:
-    if polls is None:
-        return Section("polls", "Polling loops", note="Not looked for in so many events: mmiotap summary does.")
+def _polls(polls: pa.Table, names: Names) -> Section:
     title, parts = columns(names.maps, names.start_ns)["polls"]
     heads = [Column(head, number=not is_text, code=head == "code") for head, _, is_text in parts]
     rows = [[Cell(cell(row)) for _, cell, _ in parts] for row in polls.slice(0, ROWS).to_pylist()]
