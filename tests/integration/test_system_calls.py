@@ -1,5 +1,6 @@
 """System calls that are given pointers into a region: they do what they would have done, and are recorded."""
 
+import shutil
 import time
 from pathlib import Path
 
@@ -125,6 +126,63 @@ def expected() -> list[tuple[str, int, int, int | bytes]]:
     through_pipe(0, 4 * PAGE, 8, 4 * PAGE - 8)
     seen("read", begin + 1000, begin + 6000)
     return found
+
+
+GIVEN = Path(__file__).parents[1] / "data" / "given.c"
+
+#: What the calls of given.c do, in their order: a name has no length, for nobody knows how far the kernel reads.
+NAME, STAT = ("unknown", PAGE + 64, 0), ("write", 512, 144)
+FILES = [
+    *[NAME, STAT, NAME, STAT, NAME, STAT, NAME, STAT, STAT, NAME, STAT],
+    *[NAME, ("write", 512, 256), NAME, ("write", 512, 120), ("write", 512, 120)],
+    *[NAME, ("write", 512, 4), NAME, ("write", 512, 2), ("write", 512, 3), ("read", PAGE + 64, 4)],
+    *[NAME, NAME, NAME, NAME, NAME, ("write", 1024, 96), NAME],
+    *[("read", 256, 8), ("write", 256, 8)],
+    *[("read", 256, 8), ("read", 264, 8), ("write", 256, 8), ("write", 264, 8), NAME],
+]
+WAITS = [
+    ("write", 512, 8),
+    *2 * [("read", 64, 16), ("write", 64, 16)],
+    *[("read", 512, 8), ("read", 32, 16), ("write", 512, 8), ("write", 32, 16)],
+    *[("read", 32, 12), ("write", 512, 12)],
+    *[("read", 32, 32), ("write", 512, 32), ("write", 512, 32), ("write", 512, 8), ("read", PAGE - 4, 4)],
+]
+SOCKETS = [
+    *[("write", 512, 8), ("read", 40, 4), ("write", 48, 4), ("write", 40, 4), ("read", 48, 4)],
+    *2 * [("read", 512, 110)],
+    *[("read", 40, 4), ("write", 512, 7), ("write", 40, 4), ("read", 40, 4), ("write", 512, 1), ("write", 40, 4)],
+    *[("read", 40, 4), ("write", 512, 2), ("write", 40, 4)],
+]
+MACHINE = [("write", 512, 390), ("write", 512, 112), ("write", 512, 144), ("write", 512, 8)]
+
+
+@pytest.mark.parametrize("patch", ["auto", "off"])
+def test_structures_and_names(run: Run, mmiotap: Run, compile_c: Compile, tmp_path: Path, patch: str) -> None:
+    given = compile_c(GIVEN.read_text(), "given")
+    device, folder = tmp_path / "device", tmp_path / "folder"
+
+    def prepare() -> None:
+        """So that what one run has left does not change the other."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "file").write_text("content of it")
+        (folder / "link").symlink_to("file")
+        device.write_bytes(bytes(2 * PAGE))
+
+    prepare()
+    plain = run(given, device, folder)
+    assert plain.status == 0, plain.stderr
+    prepare()
+    traced = mmiotap("record", "--patch", patch, "--map", "**/device", "-o", "trace", "--", given, device, folder)
+    assert (traced.status, traced.stdout) == (0, plain.stdout), traced.stderr
+    trace = open_trace(tmp_path / "trace")
+    assert trace.lost == 0
+    events = [event for event in trace.events().to_pylist() if event["flags"] & layout.SYSCALL]
+    found = [(event["kind"], event["offset"], event["width"]) for event in events]
+    # What is taken and what is written by one call have different times: compared by what they are.
+    assert sorted(found) == sorted([*FILES, *WAITS, *SOCKETS, *MACHINE])
+    size = next(event for event in events if event["kind"] == "write" and event["width"] == 144)["data"][48:56]
+    assert int.from_bytes(size, "little") == len("content of it"), "st_size"
 
 
 def test_values_are_not_read_from_a_device_again(run: Run, mmiotap: Run, compile_c: Compile, tmp_path: Path) -> None:

@@ -12,11 +12,10 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use libc::{iovec, msghdr};
 
 use super::Real;
+use super::given::{self, Arguments, Pointer};
 use crate::kernel::{self, Call, Parts, Way};
 use crate::{arch, region};
 
-/// Arguments as they are in registers: what a function has fewer of is handed on as it is, and means nothing.
-type Arguments = [usize; 6];
 type Function = unsafe extern "C" fn(usize, usize, usize, usize, usize, usize) -> isize;
 
 /// What a function takes, and how it is called with a list instead.
@@ -36,6 +35,8 @@ enum Kind {
     Control,
     /// A buffer, two factors of its length, and a stream.
     Stream(Way),
+    /// Addresses of structures and names.
+    Given(&'static [Pointer]),
 }
 
 /// Of a socket's function, whose address it has.
@@ -48,8 +49,10 @@ enum Peer {
 
 /// May this call concern a region?
 #[inline(always)]
-fn is_near(kind: Kind, [a, b, c, ..]: Arguments) -> bool {
+fn is_near(kind: Kind, arguments: Arguments) -> bool {
+    let [a, b, c, ..] = arguments;
     match kind {
+        Kind::Given(pointers) => given::is_near(pointers, &arguments),
         Kind::Buffer(..) | Kind::Socket(..) => region::is_near(b, c),
         Kind::List(_) | Kind::Message(_) => region::is_near(0, usize::MAX),
         Kind::Random => region::is_near(a, b),
@@ -161,6 +164,66 @@ calls! {
     fread_unlocked by mmiotap_fread_unlocked, mmiotap_first_fread_unlocked: Kind::Stream(Way::Write);
     fwrite by mmiotap_fwrite, mmiotap_first_fwrite: Kind::Stream(Way::Read);
     fwrite_unlocked by mmiotap_fwrite_unlocked, mmiotap_first_fwrite_unlocked: Kind::Stream(Way::Read);
+    stat by mmiotap_given_stat, mmiotap_first_given_stat: Kind::Given(given::STATED);
+    stat64 by mmiotap_given_stat64, mmiotap_first_given_stat64: Kind::Given(given::STATED);
+    lstat by mmiotap_given_lstat, mmiotap_first_given_lstat: Kind::Given(given::STATED);
+    lstat64 by mmiotap_given_lstat64, mmiotap_first_given_lstat64: Kind::Given(given::STATED);
+    fstat by mmiotap_given_fstat, mmiotap_first_given_fstat: Kind::Given(given::STATED_FILE);
+    fstat64 by mmiotap_given_fstat64, mmiotap_first_given_fstat64: Kind::Given(given::STATED_FILE);
+    fstatat by mmiotap_given_fstatat, mmiotap_first_given_fstatat: Kind::Given(given::STATED_AT);
+    fstatat64 by mmiotap_given_fstatat64, mmiotap_first_given_fstatat64: Kind::Given(given::STATED_AT);
+    statx by mmiotap_given_statx, mmiotap_first_given_statx: Kind::Given(given::STATXED);
+    statfs by mmiotap_given_statfs, mmiotap_first_given_statfs: Kind::Given(given::FILE_SYSTEM);
+    statfs64 by mmiotap_given_statfs64, mmiotap_first_given_statfs64: Kind::Given(given::FILE_SYSTEM);
+    fstatfs by mmiotap_given_fstatfs, mmiotap_first_given_fstatfs: Kind::Given(given::FILE_SYSTEM_OF);
+    fstatfs64 by mmiotap_given_fstatfs64, mmiotap_first_given_fstatfs64: Kind::Given(given::FILE_SYSTEM_OF);
+    readlink by mmiotap_given_readlink, mmiotap_first_given_readlink: Kind::Given(given::LINK);
+    readlinkat by mmiotap_given_readlinkat, mmiotap_first_given_readlinkat: Kind::Given(given::LINK_AT);
+    getdents64 by mmiotap_given_getdents64, mmiotap_first_given_getdents64: Kind::Given(given::DIRECTORY);
+    open by mmiotap_given_open, mmiotap_first_given_open: Kind::Given(given::NAMED);
+    open64 by mmiotap_given_open64, mmiotap_first_given_open64: Kind::Given(given::NAMED);
+    __open_2 by mmiotap_given___open_2, mmiotap_first_given___open_2: Kind::Given(given::NAMED);
+    __open64_2 by mmiotap_given___open64_2, mmiotap_first_given___open64_2: Kind::Given(given::NAMED);
+    creat by mmiotap_given_creat, mmiotap_first_given_creat: Kind::Given(given::NAMED);
+    creat64 by mmiotap_given_creat64, mmiotap_first_given_creat64: Kind::Given(given::NAMED);
+    access by mmiotap_given_access, mmiotap_first_given_access: Kind::Given(given::NAMED);
+    unlink by mmiotap_given_unlink, mmiotap_first_given_unlink: Kind::Given(given::NAMED);
+    mkdir by mmiotap_given_mkdir, mmiotap_first_given_mkdir: Kind::Given(given::NAMED);
+    rmdir by mmiotap_given_rmdir, mmiotap_first_given_rmdir: Kind::Given(given::NAMED);
+    chdir by mmiotap_given_chdir, mmiotap_first_given_chdir: Kind::Given(given::NAMED);
+    openat by mmiotap_given_openat, mmiotap_first_given_openat: Kind::Given(given::NAMED_AT);
+    openat64 by mmiotap_given_openat64, mmiotap_first_given_openat64: Kind::Given(given::NAMED_AT);
+    __openat_2 by mmiotap_given___openat_2, mmiotap_first_given___openat_2: Kind::Given(given::NAMED_AT);
+    __openat64_2 by mmiotap_given___openat64_2, mmiotap_first_given___openat64_2: Kind::Given(given::NAMED_AT);
+    faccessat by mmiotap_given_faccessat, mmiotap_first_given_faccessat: Kind::Given(given::NAMED_AT);
+    unlinkat by mmiotap_given_unlinkat, mmiotap_first_given_unlinkat: Kind::Given(given::NAMED_AT);
+    mkdirat by mmiotap_given_mkdirat, mmiotap_first_given_mkdirat: Kind::Given(given::NAMED_AT);
+    rename by mmiotap_given_rename, mmiotap_first_given_rename: Kind::Given(given::RENAMED);
+    poll by mmiotap_given_poll, mmiotap_first_given_poll: Kind::Given(given::POLLED);
+    select by mmiotap_given_select, mmiotap_first_given_select: Kind::Given(given::SELECTED);
+    epoll_wait by mmiotap_given_epoll_wait, mmiotap_first_given_epoll_wait: Kind::Given(given::AWAITED);
+    epoll_ctl by mmiotap_given_epoll_ctl, mmiotap_first_given_epoll_ctl: Kind::Given(given::WATCHED);
+    pipe by mmiotap_given_pipe, mmiotap_first_given_pipe: Kind::Given(given::TWO_ENDS);
+    pipe2 by mmiotap_given_pipe2, mmiotap_first_given_pipe2: Kind::Given(given::TWO_ENDS);
+    socketpair by mmiotap_given_socketpair, mmiotap_first_given_socketpair: Kind::Given(given::TWO_SOCKETS);
+    bind by mmiotap_given_bind, mmiotap_first_given_bind: Kind::Given(given::ADDRESSED);
+    connect by mmiotap_given_connect, mmiotap_first_given_connect: Kind::Given(given::ADDRESSED);
+    accept by mmiotap_given_accept, mmiotap_first_given_accept: Kind::Given(given::PEER);
+    accept4 by mmiotap_given_accept4, mmiotap_first_given_accept4: Kind::Given(given::PEER);
+    getsockname by mmiotap_given_getsockname, mmiotap_first_given_getsockname: Kind::Given(given::PEER);
+    getpeername by mmiotap_given_getpeername, mmiotap_first_given_getpeername: Kind::Given(given::PEER);
+    getsockopt by mmiotap_given_getsockopt, mmiotap_first_given_getsockopt: Kind::Given(given::OPTION);
+    setsockopt by mmiotap_given_setsockopt, mmiotap_first_given_setsockopt: Kind::Given(given::OPTION_SET);
+    sendfile by mmiotap_given_sendfile, mmiotap_first_given_sendfile: Kind::Given(given::SENT);
+    sendfile64 by mmiotap_given_sendfile64, mmiotap_first_given_sendfile64: Kind::Given(given::SENT);
+    copy_file_range by mmiotap_given_copy_file_range, mmiotap_first_given_copy_file_range: Kind::Given(given::COPIED);
+    splice by mmiotap_given_splice, mmiotap_first_given_splice: Kind::Given(given::COPIED);
+    getrusage by mmiotap_given_getrusage, mmiotap_first_given_getrusage: Kind::Given(given::USAGE);
+    sysinfo by mmiotap_given_sysinfo, mmiotap_first_given_sysinfo: Kind::Given(given::SYSTEM);
+    uname by mmiotap_given_uname, mmiotap_first_given_uname: Kind::Given(given::SYSTEM_NAMES);
+    timerfd_settime by mmiotap_given_timerfd_settime, mmiotap_first_given_timerfd_settime: Kind::Given(given::TIMER_SET);
+    timerfd_gettime by mmiotap_given_timerfd_gettime, mmiotap_first_given_timerfd_gettime: Kind::Given(given::TIMER);
+    eventfd_read by mmiotap_given_eventfd_read, mmiotap_first_given_eventfd_read: Kind::Given(given::COUNTER);
 }
 
 // What the compiler calls in place of some where it knows how long the buffer is (_FORTIFY_SOURCE): the same, if that is enough.
@@ -196,6 +259,11 @@ checked! {
     __recv_chk(fd, buffer, length, room, flags, x) if length <= room => recv(fd, buffer, length, flags, room, x);
     __recvfrom_chk(fd, buffer, length, room, flags, peer, peer_length) if length <= room
         => recvfrom(fd, buffer, length, flags, peer, peer_length);
+    __readlink_chk(path, buffer, length, room, x, y) if length <= room => readlink(path, buffer, length, room, x, y);
+    __readlinkat_chk(fd, path, buffer, length, room, x) if length <= room
+        => readlinkat(fd, path, buffer, length, room, x);
+    __poll_chk(files, count, timeout, room, x, y) if fits(count, size_of::<libc::pollfd>(), room)
+        => poll(files, count, timeout, room, x, y);
     __fread_chk(buffer, room, size, count, stream, x) if fits(size, count, room)
         => fread(buffer, size, count, stream, room, x);
     __fread_unlocked_chk(buffer, room, size, count, stream, x) if fits(size, count, room)
@@ -270,6 +338,7 @@ unsafe extern "C" fn divert(a: usize, b: usize, c: usize, d: usize, e: usize, f:
             Kind::Random => this.random(),
             Kind::Control => this.control(),
             Kind::Stream(way) => this.stream(way),
+            Kind::Given(pointers) => given::handed_on(pointers, arguments, caller, |reached| call(name, reached)),
         }
     }
 }

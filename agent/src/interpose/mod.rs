@@ -3,6 +3,7 @@
 //! Each behaves as the one it stands for, errno included, and does nothing of its own when nothing is recorded.
 
 pub mod calls;
+pub mod given;
 pub mod handlers;
 pub mod late;
 pub mod mapping;
