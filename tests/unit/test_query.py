@@ -110,6 +110,15 @@ def test_an_empty_trace_has_views_too(tmp_path: Path, capsys: pytest.CaptureFixt
     assert as_json(path, "SELECT count(*) AS n FROM sites, registers, fields, mappings", capsys) == [{"n": 0}]
 
 
+def test_a_format_alone_goes_to_the_standard_output(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ask(trace, "SELECT 1 AS one", capsys, "-o", "csv").split() == ['"one"', "1"]
+    ask(trace, "SELECT 1 AS one", capsys, "-o", "./csv", "--format", "csv")
+    assert Path("csv").read_text().split() == ['"one"', "1"]
+
+
 @pytest.mark.parametrize("format", ["csv", "json", "parquet"])
 def test_the_name_of_the_file_says_the_format(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace", metavar="TRACE", help="the trace folder")
     parser.add_argument("sql", metavar="SQL", help="one statement that selects")
     output.add_arguments(parser)
-    parser.add_argument("--format", choices=FORMATS, help="default: as the name of FILE ends, else table")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="default: as the name of FILE ends, else table; also: -o FORMAT"
+    )
     json_option.add_argument(parser, "json")
     names.add_arguments(parser)
 
@@ -32,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     from mmiotap.views.results import write
     from mmiotap.views.words import accept_all_text
 
+    if args.output in FORMATS and args.format is None:
+        args.format, args.output = args.output, "-"
     ending = Path(args.output).suffix.removeprefix(".")
     format = args.format or (ending if ending in FORMATS else "table")
     if args.output == "-" and format == "parquet" and sys.stdout.isatty():
