@@ -66,10 +66,10 @@ Q[1535].CQHDBL 0x3ffc 4 RW CQH[15:0]
 """
 
 #: Linux, e1000_hw.h (offsets; E1000_ and the register's name, bits), and of the 8254x manual what only it says:
-#: 13.4.17 (ICR is cleared by reading, and by ones), 13.4.20, 13.4.23, 13.4.24 (XFCE), 13.4.27 to 13.4.30 (RDLEN, FPD
-#: reads 0), 13.4.33, 13.4.36 (TDBAL is 31:4), 13.4.43, 13.5.3, 13.6.7, 13.6.8, 13.8.1 to 13.8.5. Linux's ethtool test
-#: writes and reads back the bits of FCAL to TDLEN. QEMU's hw/net/e1000.c keeps 11 bits of TDFH, TDFT and FFLT, 13 of
-#: the others of 13.8, 4 of FFMT.
+#: 13.4.16 (PBA), 13.4.17 (ICR is cleared by reading, and by ones), 13.4.20, 13.4.21, 13.4.23, 13.4.24 (XFCE), 13.4.27
+#: to 13.4.30 (RDLEN, FPD reads 0), 13.4.33, 13.4.36 (TDBAL is 31:4), table 13-86 (TXDCTL), 13.5.3, 13.6.7, 13.6.8,
+#: 13.8.1 to 13.8.5. Linux's ethtool test writes and reads back the bits of FCAL to TDLEN. QEMU's hw/net/e1000.c keeps
+#: 11 bits of TDFH, TDFT and FFLT, 13 of the others of 13.8, 4 of FFMT.
 E1000 = """
 CTRL      0x0000 4 RW
 CTRL_DUP  0x0004 4 RW
@@ -103,6 +103,7 @@ TXCW      0x0178 4 RW TXCONFIGWORD[15:0] TXCONFIG[30:30] ANE[31:31]
 RXCW      0x0180 4 RO RXCONFIGWORD[15:0] NC[26:26] IV[27:27] CC[28:28] C[29:29] SYNCHRONIZE[30:30] ANC[31:31]
 TCTL      0x0400 4 RW EN[1:1] PSP[3:3] CT[11:4] COLD[21:12] SWXOFF[22:22] RTLC[24:24] NRTU[25:25]
 TIPG      0x0410 4 RW IPGT[9:0] IPGR1[19:10] IPGR2[29:20]
+PBA       0x1000 4 RW RXA[6:0] RXA_R[15:7]=RO TXA[31:16]=RO
 FCRTL     0x2160 4 RW RTL[15:3] XONE[31:31]
 FCRTH     0x2168 4 RW RTH[15:3] XFCE[31:31]
 RDFPC     0x2430 4 RW COUNT[12:0]
