@@ -4,7 +4,7 @@ from mmiotap.registers import choose
 from mmiotap.trace.reader import Trace
 
 #: Registers of the 8254x that hold data, not fields: what is written there is shown as it is.
-DATA = ("MTA", "VFTA", "RAL", "FCAL", "RDBAL", "RDBAH", "TDBAL", "TDBAH")
+DATA = ("MTA", "VFTA", "RAL", "FCAL", "RDBAH", "TDBAH")
 
 #: Every register that the driver touches, with what the manual (317453, chapter 13) says its offset is.
 SEEN = """

@@ -65,10 +65,12 @@ def test_bits_mean_what_the_manual_says(trace: Trace) -> None:
         ("write", "TCTL", 0x103F0FA, "EN PSP CT=0xf COLD=0x3f RTLC"),
         # 13.4.34: 8, 8, 6
         ("write", "TIPG", 0x602008, "IPGT=8 IPGR1=8 IPGR2=6"),
+        # 13.4.38: bits 19:7
+        ("write", "TDLEN", 0x1000, "LEN=0x20"),
         ("write", "TXDCTL", 0x1010000, "WTHRESH=1 GRAN"),
         ("write", "FCRTL", 0x8000ACC0, "RTL=0x1598 XONE"),
         ("read", "ICR", 0x83, "TXDW TXQE RXT0"),
-        ("write", "RA[0].RAH", 0x80005634, "ADDRESS=0x5634 AV"),
+        ("write", "RA[0].RAH", 0x80005634, "RAH=0x5634 AV"),
     ):
         assert said[one], one
     mdic = next(fields for kind, _, value, name, fields in accesses(trace) if (name, value) == ("MDIC", 0x08220000))
@@ -161,6 +163,7 @@ def test_shipped_nvme() -> None:
     [
         (0x8086, 0x100E, 0, "e1000"),
         (0x8086, 0x100E, 1, None),
+        (0x8086, 0x10B5, 0, "e1000"),  # 82546GB, four ports
         (0x8086, 0x10D3, 0, None),  # 82574: another family
         (0x1234, 0x11E8, 0, "edu"),
         (0x1B36, 0x0010, 0, "nvme"),
