@@ -8,20 +8,19 @@ import io
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import image
+
 import mmiotap
 
 ROOT = Path(__file__).parent.parent.parent
-SETUP = ROOT / "tests" / "guest" / "setup.sh"
 
 #: One line of QEMU's ``memory_region_ops`` events: the size is the device's own.
 LOG_LINE = re.compile(
@@ -34,8 +33,6 @@ LOG_LINE = re.compile(
 KERNEL_OPTIONS = "quiet loglevel=1 panic=-1 console=ttyS0 tsc=reliable clocksource=tsc cryptomgr.notests"
 #: With all that QEMU can emulate, but without promises of fast string instructions: QEMU makes them a byte at a time.
 PROCESSOR = "max,-erms,-fsrm"
-#: What the kernel needs to come to this machine's files.
-MODULES = ("9p", "virtio_pci", "9pnet_virtio")
 #: Begins scripts that record more than once: after it ``mmiotap`` is a function.
 ZYGOTE = f"""
 {sys.executable} {ROOT}/tests/guest/zygote.py serve &
@@ -52,17 +49,6 @@ class Access(NamedTuple):
     value: int
 
 
-def kernel() -> Path:
-    """The kernel that setup.sh unpacked.
-
-    Raises:
-        FileNotFoundError: it did not run.
-    """
-    for image in (ROOT / ".cache" / "guest" / "root" / "boot").glob("vmlinuz-*"):
-        return image
-    raise FileNotFoundError(f"no guest kernel; run {SETUP} as root")
-
-
 def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float, under: Sequence[str] = ()) -> str:
     """Boot, run ``script`` (sh, as root) and power off; returns what it wrote.
 
@@ -75,12 +61,12 @@ def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float, und
     """
     script_file, output, console = folder / "script", folder / "output", folder / "console"
     script_file.write_text(f"cd {ROOT}\nexport PYTHONPATH={ROOT / 'src'}\n{script}\necho ': end'\n")
-    image = kernel()
-    _make_initramfs(folder / "initramfs", image)
+    packed = image.kernel()
+    image.make_initramfs(folder / "initramfs", packed)
     visible = ":".join(map(str, dict.fromkeys([sys.base_prefix, sys.prefix, ROOT])))
     command: list[str | Path] = [*under, "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
     command += ["-machine", "pc", "-cpu", PROCESSOR, "-smp", "2", "-m", "2G", "-no-reboot"]
-    command += ["-kernel", image, "-initrd", folder / "initramfs", "-serial", f"file:{console}"]
+    command += ["-kernel", image.unpacked(packed), "-initrd", folder / "initramfs", "-serial", f"file:{console}"]
     command += ["-append", f"{KERNEL_OPTIONS} folder={folder} visible={visible}"]
     shared = "local,security_model=none"
     command += ["-virtfs", f"{shared},path=/,mount_tag=host,readonly=on,multidevs=remap"]
@@ -138,27 +124,6 @@ def _parse(log: Path, name: bytes, bar_size: int, begin: int, end: int | None) -
                 # Physical address: a BAR is aligned to its size (PCI 3.0, 6.2.5.1).
                 offset = int(found[2], 16) & (bar_size - 1)
                 yield Access(found[1].decode(), offset, int(found[4]), int(found[3], 16))
-
-
-def _make_initramfs(file: Path, image: Path) -> None:
-    """What this kernel begins with: ``init``, the tools that it uses, and modules in the order of their loading."""
-    version = image.name.removeprefix("vmlinuz-")
-    shown: list[str | Path] = ["/sbin/modprobe", "-d", image.parent.parent, "-S", version]
-    shown += ["--show-depends", "-a", *MODULES]
-    lines = subprocess.run(shown, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
-    needed = list(dict.fromkeys(Path(line.split()[1]) for line in lines))
-    with tempfile.TemporaryDirectory() as name:
-        tree = Path(name)
-        for place in ("bin", "dev", "modules", "proc", "root", "sys"):
-            (tree / place).mkdir()
-        shutil.copy("/bin/busybox", tree / "bin")
-        shutil.copy(Path(__file__).parent / "init", tree)
-        for number, module in enumerate(needed):
-            shutil.copy(module, tree / "modules" / f"{number:02}-{module.name}")
-        paths = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
-        archive = ["busybox", "cpio", "-o", "-H", "newc"]
-        with file.open("wb") as out:
-            subprocess.run(archive, cwd=tree, input=paths.encode(), stdout=out, stderr=subprocess.DEVNULL, check=True)
 
 
 def _said(folder: Path) -> str:
