@@ -30,13 +30,16 @@ LOG_LINE = re.compile(
 
 #: The emulated time stamp counters agree, but Linux does not trust them on two sockets: at every look at the clock it
 #: would read the HPET, which is a device. The kernel's cryptography is not what is tested here.
-KERNEL_OPTIONS = "quiet loglevel=1 panic=-1 console=ttyS0 tsc=reliable clocksource=tsc cryptomgr.notests"
+#: One processor until the script: two that share one thread's work wait for each other, and that costs them more.
+KERNEL_OPTIONS = "quiet loglevel=1 panic=-1 console=ttyS0 tsc=reliable clocksource=tsc cryptomgr.notests maxcpus=1"
 #: With all that QEMU can emulate, but without promises of fast string instructions: QEMU makes them a byte at a time.
 PROCESSOR = "max,-erms,-fsrm"
-#: Begins scripts that record more than once: after it ``mmiotap`` is a function.
+START_PROCESSOR = "echo 1 >/sys/devices/system/cpu/cpu1/online"
+#: For scripts that record more than once: after it ``mmiotap`` is a function.
 ZYGOTE = f"""
 {sys.executable} {ROOT}/tests/guest/zygote.py serve &
 mmiotap() {{ {sys.executable} -S -I {ROOT}/tests/guest/zygote.py mmiotap "$@"; }}
+until [ -S /run/zygote ]; do kill -0 $! || exit; sleep 0.2; done
 """
 
 
@@ -49,18 +52,28 @@ class Access(NamedTuple):
     value: int
 
 
-def boot(script: str, folder: Path, devices: Sequence[str], *, limit: float, under: Sequence[str] = ()) -> str:
+def boot(
+    script: str,
+    folder: Path,
+    devices: Sequence[str],
+    *,
+    limit: float,
+    under: Sequence[str] = (),
+    zygote: bool = False,
+) -> str:
     """Boot, run ``script`` (sh, as root) and power off; returns what it wrote.
 
     ``folder`` is writable in the guest, at the same path; QEMU's log goes to ``qemu.log`` in it. ``devices`` are QEMU's
-    options. No driver is loaded for them. ``under`` is a command that QEMU is started by.
+    options. No driver is loaded for them. ``under`` is a command that QEMU is started by. With ``zygote``,
+    ``mmiotap`` is a function that starts quickly.
 
     Raises:
         TimeoutError: the guest still ran after ``limit`` seconds; it was killed.
         RuntimeError: it did not come up, or the script did not come to its end.
     """
     script_file, output, console = folder / "script", folder / "output", folder / "console"
-    script_file.write_text(f"cd {ROOT}\nexport PYTHONPATH={ROOT / 'src'}\n{script}\necho ': end'\n")
+    begin = f"cd {ROOT}\nexport PYTHONPATH={ROOT / 'src'}\n{ZYGOTE if zygote else ''}\n{START_PROCESSOR}"
+    script_file.write_text(f"{begin}\n{script}\necho ': end'\n")
     packed = image.kernel()
     image.make_initramfs(folder / "initramfs", packed)
     visible = ":".join(map(str, dict.fromkeys([sys.base_prefix, sys.prefix, ROOT])))

@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from boot import ROOT, ZYGOTE, boot, first_difference, logged, recorded
+from boot import ROOT, boot, first_difference, logged, recorded
 
 import mmiotap
 from conftest import WAYS
@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guest")
     compile_race = ["gcc", "-O2", "-pthread", "-o", str(folder / "race"), str(ROOT / "benchmarks" / "race.c")]
     subprocess.run(compile_race, check=True, timeout=60)
-    script = [ZYGOTE, f"cd {shlex.quote(str(folder))}", RECORD, "grep -c ospke /proc/cpuinfo >keys"]
+    script = [f"cd {shlex.quote(str(folder))}", RECORD, "grep -c ospke /proc/cpuinfo >keys"]
     for driver in ("e1000", "edu"):
         for way, patching in WAYS.items():
             script.append(f"record {driver}.{way} --patch {patching} -- {ROOT}/examples/{driver}/{driver}")
@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         typed = f"{started}; sleep 3; echo show port stats all; sleep 1; echo quit"
         script.append(f"({typed}) | record testpmd.{way} --patch {patching} -- {TESTPMD}")
     script.append("cp -r /dev/shm/*.mmiotap .")
-    print(boot("\n".join(script), folder, DEVICES, limit=1000))
+    print(boot("\n".join(script), folder, DEVICES, limit=1000, zygote=True))
     return folder
 
 
