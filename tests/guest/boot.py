@@ -35,12 +35,6 @@ KERNEL_OPTIONS = "quiet loglevel=1 panic=-1 console=ttyS0 tsc=reliable clocksour
 #: With all that QEMU can emulate, but without promises of fast string instructions: QEMU makes them a byte at a time.
 PROCESSOR = "max,-erms,-fsrm"
 START_PROCESSOR = "echo 1 >/sys/devices/system/cpu/cpu1/online"
-#: For scripts that record more than once: after it ``mmiotap`` is a function.
-ZYGOTE = f"""
-{sys.executable} {ROOT}/tests/guest/zygote.py serve &
-mmiotap() {{ {sys.executable} -S -I {ROOT}/tests/guest/zygote.py mmiotap "$@"; }}
-until [ -S /run/zygote ]; do kill -0 $! || exit; sleep 0.2; done
-"""
 
 
 class Access(NamedTuple):
@@ -72,8 +66,10 @@ def boot(
         RuntimeError: it did not come up, or the script did not come to its end.
     """
     script_file, output, console = folder / "script", folder / "output", folder / "console"
-    begin = f"cd {ROOT}\nexport PYTHONPATH={ROOT / 'src'}\n{ZYGOTE if zygote else ''}\n{START_PROCESSOR}"
-    script_file.write_text(f"{begin}\n{script}\necho ': end'\n")
+    begin = f"cd {ROOT}\nexport PYTHONPATH={ROOT / 'src'}\n"
+    if zygote:
+        begin += _start_zygote(folder)
+    script_file.write_text(f"{begin}{START_PROCESSOR}\n{script}\necho ': end'\n")
     packed = image.kernel()
     image.make_initramfs(folder / "initramfs", packed)
     visible = ":".join(map(str, dict.fromkeys([sys.base_prefix, sys.prefix, ROOT])))
@@ -137,6 +133,17 @@ def _parse(log: Path, name: bytes, bar_size: int, begin: int, end: int | None) -
                 # Physical address: a BAR is aligned to its size (PCI 3.0, 6.2.5.1).
                 offset = int(found[2], 16) & (bar_size - 1)
                 yield Access(found[1].decode(), offset, int(found[4]), int(found[3], 16))
+
+
+def _start_zygote(folder: Path) -> str:
+    """Makes ``mmiotap`` a function of the script."""
+    here, ask = Path(__file__).parent, folder / "ask"
+    subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", ask, here / "ask.c"], check=True, timeout=60)
+    return f"""
+        {shlex.quote(sys.executable)} {here}/zygote.py &
+        until [ -S /run/zygote ]; do kill -0 $! || exit; sleep 0.2; done
+        mmiotap() {{ {shlex.quote(str(ask))} "$@"; }}
+    """
 
 
 def _said(folder: Path) -> str:
