@@ -34,12 +34,18 @@ record() {
 }
 """
 #: uio_pci_generic keeps the card for whoever maps its BAR; DPDK wants huge pages.
+#: It loads all its drivers, over a hundred; it gets those of this card. What testpmd is linked to is found as ever.
 FOR_DPDK = """
 modprobe uio_pci_generic
 echo 8086 100e >/sys/bus/pci/drivers/uio_pci_generic/new_id
 mkdir -p /dev/hugepages /run/dpdk
 mount -t hugetlbfs none /dev/hugepages
 echo 96 >/proc/sys/vm/nr_hugepages
+mkdir /run/drivers /run/needed
+mount --bind "$(echo /usr/lib/*/dpdk/pmds-*)" /run/drivers
+for name in bus_pci mempool_ring net_e1000; do ln -s /run/drivers/librte_$name.so /run/needed; done
+mount --bind /run/needed "$(echo /usr/lib/*/dpdk/pmds-*)"
+export LD_LIBRARY_PATH=/run/drivers
 """
 TESTPMD = (
     "dpdk-testpmd -l 0,1 -m 128 --iova-mode=pa --no-telemetry -- "
