@@ -4,6 +4,7 @@ The guest's file system is this machine's, read-only, over 9p; /tmp, /dev/shm an
 emulated: no hardware virtualisation is needed.
 """
 
+import compileall
 import io
 import os
 import re
@@ -70,6 +71,8 @@ def boot(
     if zygote:
         begin += _start_zygote(folder)
     script_file.write_text(f"{begin}{START_PROCESSOR}\n{script}\necho ': end'\n")
+    # The guest cannot keep what it compiles, and would be slow at it.
+    compileall.compile_dir(ROOT / "src" / "mmiotap", quiet=1)
     packed = image.kernel()
     image.make_initramfs(folder / "initramfs", packed)
     visible = ":".join(map(str, dict.fromkeys([sys.base_prefix, sys.prefix, ROOT])))
