@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from boot import ROOT, ZYGOTE, boot, first_difference, logged, recorded
+from boot import ROOT, boot, first_difference, logged, recorded
 
 import mmiotap
 from conftest import WAYS
@@ -34,12 +34,18 @@ record() {
 }
 """
 #: uio_pci_generic keeps the card for whoever maps its BAR; DPDK wants huge pages.
+#: It loads all its drivers, over a hundred; it gets those of this card. What testpmd is linked to is found as ever.
 FOR_DPDK = """
 modprobe uio_pci_generic
 echo 8086 100e >/sys/bus/pci/drivers/uio_pci_generic/new_id
 mkdir -p /dev/hugepages /run/dpdk
 mount -t hugetlbfs none /dev/hugepages
 echo 96 >/proc/sys/vm/nr_hugepages
+mkdir /run/drivers /run/needed
+mount --bind "$(echo /usr/lib/*/dpdk/pmds-*)" /run/drivers
+for name in bus_pci mempool_ring net_e1000; do ln -s /run/drivers/librte_$name.so /run/needed; done
+mount --bind /run/needed "$(echo /usr/lib/*/dpdk/pmds-*)"
+export LD_LIBRARY_PATH=/run/drivers
 """
 TESTPMD = (
     "dpdk-testpmd -l 0,1 -m 128 --iova-mode=pa --no-telemetry -- "
@@ -58,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("guest")
     compile_race = ["gcc", "-O2", "-pthread", "-o", str(folder / "race"), str(ROOT / "benchmarks" / "race.c")]
     subprocess.run(compile_race, check=True, timeout=60)
-    script = [ZYGOTE, f"cd {shlex.quote(str(folder))}", RECORD, "grep -c ospke /proc/cpuinfo >keys"]
+    script = [f"cd {shlex.quote(str(folder))}", RECORD, "grep -c ospke /proc/cpuinfo >keys"]
     for driver in ("e1000", "edu"):
         for way, patching in WAYS.items():
             script.append(f"record {driver}.{way} --patch {patching} -- {ROOT}/examples/{driver}/{driver}")
@@ -73,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         typed = f"{started}; sleep 3; echo show port stats all; sleep 1; echo quit"
         script.append(f"({typed}) | record testpmd.{way} --patch {patching} -- {TESTPMD}")
     script.append("cp -r /dev/shm/*.mmiotap .")
-    print(boot("\n".join(script), folder, DEVICES, limit=1000))
+    print(boot("\n".join(script), folder, DEVICES, limit=1000, zygote=True))
     return folder
 
 

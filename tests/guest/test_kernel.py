@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from boot import ROOT, ZYGOTE, Access, boot, first_difference, logged
+from boot import ROOT, Access, boot, first_difference, logged
 
 import e1000
 import mmiotap
@@ -85,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         exit $status""")
     kernel = "mmiotap kernel"
     at = "stat -c %s qemu.log"
-    script = f"""{ZYGOTE}
+    script = f"""
         cd {shlex.quote(str(folder))}
         mount -t tracefs tracefs {TRACEFS} 2>/dev/null
         echo 3000 >{TRACEFS}/buffer_size_kb
@@ -117,7 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         echo nop >{TRACEFS}/current_tracer
         rm -f /dev/shm/*.mmiotap/live/control  # a killed recorder leaves it, and 9p knows no sockets
         cp -r /dev/shm/*.mmiotap ."""
-    print(boot(script, folder, DEVICES, limit=1500))
+    print(boot(script, folder, DEVICES, limit=1500, zygote=True))
     return folder
 
 

@@ -1,26 +1,21 @@
-"""A start of mmiotap under emulation is ten seconds of imports. This one makes them once, and forks.
-
-    zygote.py serve                 import what recording needs; then answer, one after the other, until killed
-    zygote.py mmiotap ARGUMENTS...  `mmiotap ARGUMENTS...` in a fork: same folder, environment, files, status
+"""A start of mmiotap under emulation is ten seconds of imports. This makes them once, and forks for who asks (ask.c).
 
 The fork is the recorder; its caller is not its parent.
 """
 
-import json
 import os
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 
 SOCKET = "/run/zygote"
-#: A request, in bytes: words and environment.
+#: A request, in bytes: strings that end in 0: folder, number of arguments, arguments, environment.
 LONGEST = 1 << 16
 
 
 def serve() -> None:
-    """Returns in forks, which are to become mmiotap."""
+    """Answers, one after the other, until killed. Returns in forks, which are to become mmiotap."""
     import pyarrow.parquet  # noqa: F401
 
     import mmiotap.cli.kernel
@@ -28,9 +23,10 @@ def serve() -> None:
     import mmiotap.sources.kernel.record
     import mmiotap.trace.sealer  # noqa: F401
 
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(SOCKET)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        server.bind(f"{SOCKET}.new")
         server.listen()
+        Path(f"{SOCKET}.new").rename(SOCKET)  # who finds it may ask
         while True:
             caller, _ = server.accept()
             with caller:
@@ -46,25 +42,16 @@ def serve() -> None:
         os.close(file)
     # A shell starts what is to run in the background without it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    asked = json.loads(request)
-    os.chdir(asked["folder"])
-    os.environ.clear()
-    os.environ.update(asked["environment"])
-    sys.argv = ["mmiotap", *asked["arguments"]]
-
-
-def ask(arguments: list[str]) -> int:
-    request = {"arguments": arguments, "folder": str(Path.cwd()), "environment": dict(os.environ)}
-    with socket.socket(socket.AF_UNIX) as server:
-        while server.connect_ex(SOCKET):
-            time.sleep(0.1)
-        socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
-        return server.recv(1)[0]
+    folder, count, *words = request[:-1].split(b"\0")
+    os.chdir(folder)
+    os.environb.clear()
+    for variable in words[int(count) :]:
+        name, _, value = variable.partition(b"=")
+        os.environb[name] = value
+    sys.argv = ["mmiotap", *map(os.fsdecode, words[: int(count)])]
 
 
 if __name__ == "__main__":
-    if sys.argv[1] != "serve":
-        sys.exit(ask(sys.argv[2:]))
     serve()
     from mmiotap.cli import main
 
