@@ -5,7 +5,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,24 @@ class Busy:
         result = self.started.wait()
         assert (result.stdout, result.status) == (RIGHT, 0), result.stderr
 
+    @contextmanager
+    def watched(self, doing: str) -> Iterator[None]:
+        """What fails inside says what had become of the program."""
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(f"{doing}: the program {self._fate()}")
+            raise
+
+    def _fate(self) -> str:
+        """It is left to be waited for. What is said of a thread that we still trace is no end."""
+        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None or found.si_code == os.CLD_TRAPPED:
+            state = next(line for line in status(self.pid, str(self.pid)) if line.startswith("State:"))
+            return f"has not ended; {state}"
+        how = f"status {found.si_status}" if found.si_code == os.CLD_EXITED else signal.strsignal(found.si_status)
+        return f"has ended: {how}"
+
 
 @pytest.fixture
 def run_busy(compile_c: Compile, start: Start, tmp_path: Path) -> Callable[..., Busy]:
@@ -305,20 +324,21 @@ def cycles(busy: Busy, tmp_path: Path, patching: str, count: int, seconds: float
     for number in range(count):
         if number == 2:
             busy.map_second()
-        result = record.attach(
-            busy.pid,
-            until=threading.Event(),
-            seconds=seconds,
-            maps=[f"{tmp_path}/*"],
-            path=tmp_path / "trace",
-            buffer=1 << 20,
-            patch=patching,
-            force=True,
-            report=pytest.fail,
-        )
-        assert result.mappings == (1 if number < 2 else 2)
+        with busy.watched(f"cycle {number}"):
+            result = record.attach(
+                busy.pid,
+                until=threading.Event(),
+                seconds=seconds,
+                maps=[f"{tmp_path}/*"],
+                path=tmp_path / "trace",
+                buffer=1 << 20,
+                patch=patching,
+                force=True,
+                report=pytest.fail,
+            )
+            assert result.mappings == (1 if number < 2 else 2)
+            check_left(busy.pid)
         events += result.events
-        check_left(busy.pid)
         if number == count // 2:
             memory = len(held(busy.pid)[0])
     assert events > count

@@ -23,7 +23,7 @@ PATIENCE = 60.0
 _STOPS, _MOMENT = 400, 0.005
 #: More instructions than a thunk has, with what it calls for a new segment.
 _STEPS = 1000
-_PUSHF = b"\x9c"
+_PUSHF, _POPF = b"\x9c", b"\x9d"
 #: In the flags (AMD64 manual, volume 1, 3.1.4, and volume 2, 3.1.6): each instruction traps.
 _TRAP_FLAG = 0x100
 _SYSCALL = b"\x0f\x05"
@@ -154,6 +154,9 @@ class Held:
             code = _next_code(thread)
             if is_clear(thread) or code == _SYSCALL:
                 return None
+            if code[:1] == _POPF:
+                _pop_flags(thread)
+                continue
             pushes_flags = code[:1] == _PUSHF and not thread.registers().eflags & _TRAP_FLAG
             calls.single_step(thread.tid)
             # As long as it takes: a step's trap that came later would be taken for a signal of the program's.
@@ -221,6 +224,17 @@ def _clear_pushed_trap_flag(thread: Thread) -> None:
         at = int(thread.registers().rsp)
         flags = int.from_bytes(os.pread(memory.fileno(), 8, at), "little")
         os.pwrite(memory.fileno(), (flags & ~_TRAP_FLAG).to_bytes(8, "little"), at)
+
+
+def _pop_flags(thread: Thread) -> None:
+    """What popfq does. After a step of that the kernel believes that the trap flag, which it sets for all steps, is the
+    thread's own (arch/x86/kernel/step.c, is_setting_trap_flag): it would stay, and kill."""
+    values = thread.registers()
+    with Path(f"/proc/{thread.tid}/mem").open("rb", buffering=0) as memory:
+        values.eflags = int.from_bytes(os.pread(memory.fileno(), 8, values.rsp), "little")
+    values.rsp += 8
+    values.rip += len(_POPF)
+    thread.set_registers(values)
 
 
 def _is_deep(thread: Thread) -> bool:
