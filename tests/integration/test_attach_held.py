@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from conftest import Compile, Start
+from mmiotap.sources.inside import held
 from mmiotap.sources.inside.held import Held
 
 # Pushes and pops its flags all the time, as the agent does around an instruction that it runs; makes no system call.
@@ -43,9 +44,33 @@ def test_stepped_where_flags_are_pushed_and_popped(compile_c: Compile, start: St
     assert program.process.stdout is not None
     place = int(program.process.stdout.readline(), 16)
     for _ in range(20):
-        with Held(program.pid) as held:
-            thread = held.until(lambda thread: thread.registers().rip == place, "it does not come there")
+        with Held(program.pid) as threads:
+            thread = threads.until(
+                lambda thread: thread.registers().rip == place, lambda _: False, "it does not come there"
+            )
             assert thread.registers().rip == place
+    os.kill(program.pid, signal.SIGTERM)
+    ended = program.wait()
+    assert (ended.status, ended.stdout) == (0, "0\n")
+
+
+@pytest.mark.parametrize("patching", ["auto"], indirect=True)
+def test_stopped_where_it_hardly_gets_a_processor(
+    compile_c: Compile, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not running is not refusing to stop."""
+    processor = str(min(os.sched_getaffinity(0)))
+    program = start("taskset", "-c", processor, "chrt", "-i", "0", compile_c(FLAGS))
+    assert program.process.stdout is not None
+    assert program.process.stdout.readline()
+    hogs = [start("taskset", "-c", processor, "sh", "-c", "while :; do :; done") for _ in range(3)]
+    monkeypatch.setattr(held, "_STOPPING", 0.002)
+    for _ in range(5):
+        with Held(program.pid) as threads:
+            threads.hold_all()
+            assert [thread.tid for thread in threads.still()] == [program.pid]
+    for hog in hogs:
+        hog.kill()
     os.kill(program.pid, signal.SIGTERM)
     ended = program.wait()
     assert (ended.status, ended.stdout) == (0, "0\n")
