@@ -2,12 +2,17 @@
 
 import os
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from conftest import Compile, Start
-from mmiotap.sources.inside import held
+from mmiotap.sources.inside import calling, held, record
 from mmiotap.sources.inside.held import Held
+from mmiotap.sources.launch import NoAgentError
 
 # Pushes and pops its flags all the time, as the agent does around an instruction that it runs; makes no system call.
 FLAGS = r"""
@@ -74,3 +79,121 @@ def test_stopped_where_it_hardly_gets_a_processor(
     os.kill(program.pid, signal.SIGTERM)
     ended = program.wait()
     assert (ended.status, ended.stdout) == (0, "0\n")
+
+
+# A thread waits for its vforked child, uninterruptibly, until there is a file "go"; the other one for all time.
+VFORKED = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void *work(void *device)
+{
+    for (;;) {
+        *(volatile int *)device += 1;
+        usleep(1000);
+    }
+    return device;
+}
+
+int main(void)
+{
+    int fd = open("device", O_RDWR | O_CREAT, 0600);
+    if (ftruncate(fd, 4096))
+        return 3;
+    pthread_t thread;
+    pthread_create(&thread, 0, work, mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+    puts("ready");
+    fflush(stdout);
+    pid_t child = vfork();
+    if (child == 0) {
+        while (access("go", F_OK))
+            usleep(1000);
+        _exit(0);
+    }
+    waitpid(child, 0, 0);
+    puts("back");
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("patching", ["auto"], indirect=True)
+def test_a_thread_that_cannot_stop_goes_on_when_it_can(compile_c: Compile, start: Start, tmp_path: Path) -> None:
+    """It is not left to stop for somebody who has gone, while the recording goes on."""
+    program = start(compile_c(VFORKED))
+    assert program.process.stdout is not None
+    assert program.process.stdout.readline() == "ready\n"
+    end = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        recording = pool.submit(
+            record.attach, program.pid, until=end, maps=["**/device"], path=tmp_path / "trace", report=pytest.fail
+        )
+        try:
+            while not (recording.done() or "/live/arena" in Path(f"/proc/{program.pid}/maps").read_text()):
+                time.sleep(0.01)
+            (tmp_path / "go").touch()
+            ended = program.wait()
+        finally:
+            end.set()
+        assert recording.result().mappings == 1
+    assert (ended.status, ended.stdout) == (0, "back\n")
+
+
+# The first thread waits for all time; the second one is in the middle of loading a library until there is a file "go".
+LOADING = r"""
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+
+static void *load(void *path) { return dlopen(path, RTLD_NOW); }
+
+int main(int argc, char **argv)
+{
+    pthread_t thread;
+    void *loaded;
+    pthread_create(&thread, 0, load, argv[1]);
+    while (access("in", F_OK))
+        usleep(1000);
+    puts("ready");
+    fflush(stdout);
+    while (access("go", F_OK))
+        usleep(1000);
+    pthread_join(thread, &loaded);
+    return argc != 2 || !loaded;
+}
+"""
+
+LOADED = r"""
+#include <fcntl.h>
+#include <unistd.h>
+__attribute__((constructor)) static void wait_long(void)
+{
+    close(open("in", O_CREAT, 0600));
+    while (access("go", F_OK))
+        usleep(1000);
+}
+"""
+
+
+@pytest.mark.parametrize("patching", ["auto"], indirect=True)
+def test_a_call_that_does_not_come_back(
+    compile_c: Compile, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load is given up, which is said, and the thread goes on where it was."""
+    library = compile_c(LOADED, "late.so", "-shared", "-fPIC")
+    program = start(compile_c(LOADING), library)
+    assert program.process.stdout is not None
+    assert program.process.stdout.readline() == "ready\n"
+    monkeypatch.setattr(calling, "PATIENCE", 1.0)
+    with pytest.raises(NoAgentError, match="does not come back"):
+        record.attach(
+            program.pid, until=threading.Event(), maps=["**/device"], path=tmp_path / "trace", report=pytest.fail
+        )
+    (tmp_path / "go").touch()
+    assert program.wait().status == 0

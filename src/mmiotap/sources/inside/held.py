@@ -1,12 +1,16 @@
 """All threads of a process stand still, held by ptrace, and where they may."""
 
+import functools
 import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from mmiotap.sources.inside.calling import wait
 from mmiotap.sources.inside.places import AGENTS_SIGNALS, is_taken_over
@@ -35,6 +39,38 @@ _TURNS = 20
 
 
 Test = Callable[[Thread], bool]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def apart(work: Callable[P, R]) -> Callable[P, R]:
+    """The same, done by a thread of its own, which has ended when it is done. Nothing interrupts it in the middle."""
+
+    @functools.wraps(work)
+    def work_apart(*arguments: P.args, **named: P.kwargs) -> R:
+        result: Future[R] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(work(*arguments, **named))
+            except BaseException as error:
+                result.set_exception(error)
+
+        interrupt = None
+        worker = threading.Thread(target=run)
+        worker.start()
+        # Until the kernel's thread is gone, which is a little later than Python's.
+        while worker.is_alive() or Path(f"/proc/self/task/{worker.native_id}").exists():
+            try:
+                worker.join()
+                time.sleep(0)
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+        return result.result()
+
+    return work_apart
 
 
 class Unreachable(MmiotapError):  # noqa: N818
@@ -42,9 +78,10 @@ class Unreachable(MmiotapError):  # noqa: N818
 
 
 class Held:
-    """Threads of a process, seized; those in ``threads`` stand still. Leaving the context lets all go.
+    """Threads of a process, seized; those that can stand still. Leaving the context lets all go.
 
-    Everything here is called by one Python thread: the kernel lets nobody else.
+    Everything here is called by one Python thread, for the kernel lets nobody else; and that one ends soon
+    (:func:`apart`).
     """
 
     def __init__(self, pid: int) -> None:
@@ -55,6 +92,7 @@ class Held:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """One that cannot stop now, for it sleeps uninterruptibly, is let go of by the kernel when our thread ends."""
         for thread in self.threads.values():
             try:
                 if not thread.stopped:
@@ -65,16 +103,17 @@ class Held:
                 with suppress(OSError):
                     os.waitpid(thread.tid, calls.WALL | os.WNOHANG)  # of a process that was killed nothing else remains
             except OSError:
-                pass  # it cannot stop now; what holds it ends with us
+                pass
         self.threads.clear()
 
     def hold_one(self, tid: int) -> Thread | None:
         """Stop this thread. None: it has ended, or cannot stop now."""
-        with suppress(Gone):
-            thread = self._seize(tid)
-            if _stop(thread):
-                return thread
-        return None
+        try:
+            thread = self.threads.get(tid) or self._seize(tid)
+            return thread if thread.stopped or _stop(thread) else None
+        except Gone:
+            self.threads.pop(tid, None)
+            return None
 
     def let_one_go(self, thread: Thread) -> None:
         """It runs on, and is not ours any more."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmiotap.sources.inside import symbols
 from mmiotap.sources.inside.borrowed import Borrowed, borrowed
 from mmiotap.sources.inside.calling import CallFailed, call
-from mmiotap.sources.inside.held import PATIENCE, Held, Unreachable, forget_fault, has_fault, unblocked
+from mmiotap.sources.inside.held import PATIENCE, Held, Unreachable, apart, forget_fault, has_fault, unblocked
 from mmiotap.sources.inside.places import ALL_BUT_AGENTS, Places, is_taken_over, system_call
 from mmiotap.sources.launch import NoAgentError
 from mmiotap.sources.ptrace import calls, maps
@@ -34,6 +34,7 @@ _LOOKING = 10.0
 _TRY_AGAIN = 0.002
 
 
+@apart
 def load(pid: int, agent: Path) -> None:
     """Bring the agent into the process, if it is not there, and make it ready. Other threads run on meanwhile.
 
@@ -91,7 +92,6 @@ def _find_thread(held: Held, agent: Path) -> tuple[Places, Thread]:
         for tid in tids:
             thread = held.hold_one(tid)
             if thread is None:
-                held.threads.pop(tid, None)
                 continue
             places = Places(held.pid, agent)
             if thread.usable and thread.signal is None and places.may_call_libc(thread.registers()):
@@ -102,6 +102,7 @@ def _find_thread(held: Held, agent: Path) -> tuple[Places, Thread]:
         time.sleep(_TRY_AGAIN)
 
 
+@apart
 def _call_alone(pid: int, agent: Path, name: str, arena: Path | None) -> int:
     """Call a function of the agent's while all threads stand still, none of them in the agent's code."""
     end = time.monotonic() + PATIENCE
