@@ -6,13 +6,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import MMIOTAP, WAYS, Compile, Run, Start, Started
-from mmiotap.sources.inside import record
+from mmiotap.sources.inside import loading, record
 from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.reader import open_trace
@@ -363,6 +365,38 @@ def test_attached_and_left_three_hundred_times(steady: Busy, tmp_path: Path, pat
 @pytest.mark.timeout(7200)
 def test_attached_and_left_ten_thousand_times(steady: Busy, tmp_path: Path, patching: str) -> None:
     cycles(steady, tmp_path, patching, 10_000 // len(WAYS))
+
+
+def test_the_time_begins_when_the_agent_has_joined(
+    gentle: Busy, tmp_path: Path, patching: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that has much else to do, that takes long."""
+    late, load, end = 0.0, loading.load, threading.Event()
+
+    def load_slowly(pid: int, agent: Path) -> None:
+        nonlocal late
+        load(pid, agent)
+        late = 1000
+
+    monkeypatch.setattr(loading, "load", load_slowly)
+    monkeypatch.setattr(record, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late))
+    with ThreadPoolExecutor() as pool:
+        recording = pool.submit(
+            record.attach,
+            gentle.pid,
+            until=end,
+            seconds=500,
+            maps=[f"{tmp_path}/*"],
+            path=tmp_path / "trace",
+            patch=patching,
+            report=pytest.fail,
+        )
+        until(lambda: recording.done() or recorded(gentle.pid))
+        time.sleep(0.5)  # enough to leave it in
+        gentle.map_second()
+        end.set()
+        assert recording.result().mappings == 2
+    gentle.check_end()
 
 
 def test_attached_and_left_by_command(busy: Busy, mmiotap: Run, tmp_path: Path) -> None:
