@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Compile, Start
-from mmiotap.sources.inside import calling, held, record
+from mmiotap.sources.inside import calling, held, loading, record
 from mmiotap.sources.inside.held import Held
 from mmiotap.sources.launch import NoAgentError
 
@@ -195,5 +195,45 @@ def test_a_call_that_does_not_come_back(
         record.attach(
             program.pid, until=threading.Event(), maps=["**/device"], path=tmp_path / "trace", report=pytest.fail
         )
+    (tmp_path / "go").touch()
+    assert program.wait().status == 0
+
+
+# A signal of the agent's waits until there is a file "go".
+WAITING = r"""
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int main(int argc, char **argv)
+{
+    sigset_t set;
+    int number = 0;
+    sigemptyset(&set);
+    sigaddset(&set, SIGFPE);
+    sigprocmask(SIG_BLOCK, &set, 0);
+    if (argc != 2 || (atoi(argv[1]) ? kill(getpid(), SIGFPE) : raise(SIGFPE)))
+        return 2;
+    puts("ready");
+    fflush(stdout);
+    while (access("go", F_OK))
+        usleep(1000);
+    return sigwait(&set, &number) || number != SIGFPE;
+}
+"""
+
+
+@pytest.mark.parametrize("to_all", ["0", "1"])
+@pytest.mark.parametrize("patching", ["auto"], indirect=True)
+def test_a_signal_that_waits_keeps_the_agent_out(
+    compile_c: Compile, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to_all: str
+) -> None:
+    program = start(compile_c(WAITING), to_all)
+    assert program.process.stdout is not None
+    assert program.process.stdout.readline() == "ready\n"
+    monkeypatch.setattr(loading, "_LOOKING", 0.5)
+    with pytest.raises(NoAgentError, match="none of its threads"):
+        record.attach(program.pid, until=threading.Event(), maps=["**/x"], path=tmp_path / "trace", report=pytest.fail)
     (tmp_path / "go").touch()
     assert program.wait().status == 0

@@ -343,5 +343,5 @@ def has_fault(thread: Thread) -> bool:
     if thread.signal is not None and AGENTS_SIGNALS >> thread.signal.number - 1 & 1:
         return True
     text = Path(f"/proc/{thread.pid}/task/{thread.tid}/status").read_text(errors="replace")
-    pending = next(line for line in text.splitlines() if line.startswith("SigPnd:"))
-    return bool(int(pending.split()[1], 16) & AGENTS_SIGNALS)
+    pending = (int(line.split()[1], 16) for line in text.splitlines() if line.startswith(("SigPnd:", "ShdPnd:")))
+    return any(signals & AGENTS_SIGNALS for signals in pending)

@@ -94,7 +94,8 @@ def _find_thread(held: Held, agent: Path) -> tuple[Places, Thread]:
             if thread is None:
                 continue
             places = Places(held.pid, agent)
-            if thread.usable and thread.signal is None and places.may_call_libc(thread.registers()):
+            can_call = thread.usable and thread.signal is None and not has_fault(thread)
+            if can_call and places.may_call_libc(thread.registers()):
                 return places, thread
             held.let_one_go(thread)
         if time.monotonic() >= end:
