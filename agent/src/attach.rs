@@ -110,6 +110,10 @@ impl Stopped {
     unsafe fn take_mask(&mut self, restorers: &[usize], maps: &[Mapping]) {
         let blocked = self.mask & OURS;
         if blocked == 0 {
+            // SAFETY: the caller's promise. It may still believe what it did when it was left in the middle of a change.
+            if let Some(masked) = unsafe { self.masked() } {
+                *masked = thread::Masked::NONE;
+            }
             return;
         }
         self.mask &= !OURS;
@@ -138,7 +142,7 @@ impl Stopped {
             // SAFETY: as above.
             unsafe { interrupted::each(self.stack_pointer, restorers, maps, |_, mask| *mask |= masked.asked) };
         }
-        *masked = thread::Masked { asked: 0, handling: 0, handler_stack: 0 };
+        *masked = thread::Masked::NONE;
     }
 }
 

@@ -160,6 +160,8 @@ pub struct Masked {
 }
 
 impl Masked {
+    pub const NONE: Masked = Masked { asked: 0, handling: 0, handler_stack: 0 };
+
     pub fn all(&mut self) -> u64 {
         let here = &raw const self as usize;
         self.at(here)

@@ -5,13 +5,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from conftest import MMIOTAP, WAYS, Compile, Run, Start, Started
-from mmiotap.sources.inside import record
+from mmiotap.sources.inside import loading, record
 from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.reader import open_trace
@@ -157,6 +160,24 @@ class Busy:
         os.kill(self.pid, signal.SIGTERM)
         result = self.started.wait()
         assert (result.stdout, result.status) == (RIGHT, 0), result.stderr
+
+    @contextmanager
+    def watched(self, doing: str) -> Iterator[None]:
+        """What fails inside says what had become of the program."""
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(f"{doing}: the program {self._fate()}")
+            raise
+
+    def _fate(self) -> str:
+        """It is left to be waited for. What is said of a thread that we still trace is no end."""
+        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None or found.si_code == os.CLD_TRAPPED:
+            state = next(line for line in status(self.pid, str(self.pid)) if line.startswith("State:"))
+            return f"has not ended; {state}"
+        how = f"status {found.si_status}" if found.si_code == os.CLD_EXITED else signal.strsignal(found.si_status)
+        return f"has ended: {how}"
 
 
 @pytest.fixture
@@ -305,20 +326,21 @@ def cycles(busy: Busy, tmp_path: Path, patching: str, count: int, seconds: float
     for number in range(count):
         if number == 2:
             busy.map_second()
-        result = record.attach(
-            busy.pid,
-            until=threading.Event(),
-            seconds=seconds,
-            maps=[f"{tmp_path}/*"],
-            path=tmp_path / "trace",
-            buffer=1 << 20,
-            patch=patching,
-            force=True,
-            report=pytest.fail,
-        )
-        assert result.mappings == (1 if number < 2 else 2)
+        with busy.watched(f"cycle {number}"):
+            result = record.attach(
+                busy.pid,
+                until=threading.Event(),
+                seconds=seconds,
+                maps=[f"{tmp_path}/*"],
+                path=tmp_path / "trace",
+                buffer=1 << 20,
+                patch=patching,
+                force=True,
+                report=pytest.fail,
+            )
+            assert result.mappings == (1 if number < 2 else 2)
+            check_left(busy.pid)
         events += result.events
-        check_left(busy.pid)
         if number == count // 2:
             memory = len(held(busy.pid)[0])
     assert events > count
@@ -343,6 +365,38 @@ def test_attached_and_left_three_hundred_times(steady: Busy, tmp_path: Path, pat
 @pytest.mark.timeout(7200)
 def test_attached_and_left_ten_thousand_times(steady: Busy, tmp_path: Path, patching: str) -> None:
     cycles(steady, tmp_path, patching, 10_000 // len(WAYS))
+
+
+def test_the_time_begins_when_the_agent_has_joined(
+    gentle: Busy, tmp_path: Path, patching: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that has much else to do, that takes long."""
+    late, load, end = 0.0, loading.load, threading.Event()
+
+    def load_slowly(pid: int, agent: Path) -> None:
+        nonlocal late
+        load(pid, agent)
+        late = 1000
+
+    monkeypatch.setattr(loading, "load", load_slowly)
+    monkeypatch.setattr(record, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late))
+    with ThreadPoolExecutor() as pool:
+        recording = pool.submit(
+            record.attach,
+            gentle.pid,
+            until=end,
+            seconds=500,
+            maps=[f"{tmp_path}/*"],
+            path=tmp_path / "trace",
+            patch=patching,
+            report=pytest.fail,
+        )
+        until(lambda: recording.done() or recorded(gentle.pid))
+        time.sleep(0.5)  # enough to leave it in
+        gentle.map_second()
+        end.set()
+        assert recording.result().mappings == 2
+    gentle.check_end()
 
 
 def test_attached_and_left_by_command(busy: Busy, mmiotap: Run, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ use libc::{SA_RESETHAND, SA_RESTART, SIG_DFL, SIG_ERR, SIG_IGN, c_int, sigaction
 use super::Real;
 use super::masks::{kernel_set, set_kernel_set};
 use crate::signals::{self, Action, OURS, SIGNALS, bit};
-use crate::{arch, region, wrapped};
+use crate::{arch, region, sys, wrapped};
 
 static SIGACTION: Real = Real::new(c"sigaction");
 
@@ -56,9 +56,11 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Sigaction, old: *m
             return 0;
         }
     }
+    // That is how a thread in libc is seen to be at work for us: who attaches or leaves waits for it.
+    let mask = sys::block_signals(!OURS);
     let (before, own) = (stripped(signal), wrapped::own(signal));
     // SAFETY: the caller's promise: each is null or valid. libc writes to `old` before we do.
-    unsafe {
+    let ret = unsafe {
         let mut stripped = MaybeUninit::<Sigaction>::uninit();
         let mut passed = new;
         if !new.is_null() && !is_ours(signal) {
@@ -78,7 +80,9 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Sigaction, old: *m
             }
         }
         ret
-    }
+    };
+    sys::set_signal_mask(mask);
+    ret
 }
 
 /// The same with the kernel's structure. Returns what was set before, or the kernel's error.

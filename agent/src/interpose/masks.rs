@@ -8,10 +8,10 @@ use libc::{
     SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, epoll_event, fd_set, nfds_t, pollfd, pthread_attr_t, sigset_t, timespec,
 };
 
-use super::Real;
+use super::{Real, answer};
 use crate::arch::Frame;
 use crate::arch::frame::RSP;
-use crate::signals::OURS;
+use crate::signals::{OURS, bit};
 use crate::thread::masked;
 use crate::{arena, sys};
 
@@ -26,35 +26,27 @@ pub fn set_kernel_set(set: &mut sigset_t, bits: u64) {
     unsafe { (&raw mut *set).cast::<u64>().write(bits) };
 }
 
-type MaskFn = unsafe extern "C" fn(c_int, *const sigset_t, *mut sigset_t) -> c_int;
+/// libc's own signals, SIGCANCEL and SIGSETXID: it takes them out of what programs ask for.
+const INTERNAL: u64 = bit(32) | bit(33);
 
-unsafe fn change(real: &Real, how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
+/// As the kernel answers it. By the system call and not by libc's function: who attaches or leaves meanwhile finds the thread in the
+/// agent's code, and waits until what it believes and what the kernel has fit together.
+unsafe fn change(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> isize {
     crate::start();
-    // SAFETY: both functions that come here have this type.
-    let real: MaskFn = unsafe { transmute(real.address()) };
-    if arena::base() == 0 {
-        // SAFETY: the caller's promise.
-        return unsafe { real(how, new, old) };
-    }
     // SAFETY: the caller's promise: each is null or valid, and they may be the same.
     unsafe {
-        let wanted = new.as_ref().map(kernel_set);
-        let mut stripped = MaybeUninit::<sigset_t>::uninit();
-        let mut passed = new;
-        if let Some(wanted) = wanted {
-            stripped.write(*new);
-            set_kernel_set(stripped.assume_init_mut(), wanted & !OURS);
-            passed = stripped.as_ptr();
+        let wanted = new.as_ref().map(|new| kernel_set(new) & !INTERNAL);
+        let before = match arena::base() {
+            0 => exchange(how, wanted),
+            _ => kernel_mask(how, wanted.as_ref()),
+        };
+        match (before, old.as_mut()) {
+            (Ok(before), Some(old)) => set_kernel_set(old, before),
+            (Ok(_), None) => {}
+            (Err(error), _) => return error,
         }
-        let ret = real(how, passed, old);
-        if ret == 0 {
-            let before = note(how, wanted, masked().all());
-            if let Some(old) = old.as_mut() {
-                set_kernel_set(old, kernel_set(old) & !OURS | before);
-            }
-        }
-        ret
     }
+    0
 }
 
 /// The thread has asked for this change. Returns `before`: which of our signals it believed to be blocked.
@@ -76,18 +68,22 @@ fn note(how: c_int, wanted: Option<u64>, before: u64) -> u64 {
     before
 }
 
-/// The system call itself. Returns the mask before, as the program believes in it, or the kernel's error.
-pub fn kernel_mask(how: c_int, new: Option<&u64>) -> Result<u64, isize> {
-    let (mut old, passed) = (0u64, new.map(|new| new & !OURS));
-    let pointer = passed.as_ref().map_or(0, |passed| &raw const *passed as usize);
+/// The system call itself. Returns the mask before, or the kernel's error.
+fn exchange(how: c_int, new: Option<u64>) -> Result<u64, isize> {
+    let mut old = 0u64;
+    let pointer = new.as_ref().map_or(0, |new| &raw const *new as usize);
     // SAFETY: both are null or ours; 8 is the kernel's size of a signal set.
     let ret = unsafe {
         sys::syscall6(libc::SYS_rt_sigprocmask, how as usize, pointer, &raw mut old as usize, size_of::<u64>(), 0, 0)
     };
-    if ret != 0 {
-        return Err(ret);
-    }
-    Ok(old & !OURS | note(how, new.copied(), masked().all()))
+    if ret == 0 { Ok(old) } else { Err(ret) }
+}
+
+/// The same for the program. Returns the mask before, as the program believes in it, or the kernel's error.
+pub fn kernel_mask(how: c_int, new: Option<&u64>) -> Result<u64, isize> {
+    // The belief first: handlers of what the call lets through run before it has come back, with the new mask.
+    let before = note(how, new.copied(), masked().all());
+    Ok(exchange(how, new.map(|new| new & !OURS))? & !OURS | before)
 }
 
 /// What the first thread has inherited from whoever started the program is as if it had asked for it.
@@ -116,18 +112,16 @@ pub fn frame_mask(how: c_int, new: Option<&u64>, frame: &mut Frame) -> Result<u6
 /// As sigprocmask(2).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn sigprocmask(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
-    static REAL: Real = Real::new(c"sigprocmask");
     // SAFETY: the caller's promise.
-    unsafe { change(&REAL, how, new, old) }
+    answer(unsafe { change(how, new, old) }) as c_int
 }
 
 /// # Safety
 /// As pthread_sigmask(3).
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn pthread_sigmask(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> c_int {
-    static REAL: Real = Real::new(c"pthread_sigmask");
     // SAFETY: the caller's promise.
-    unsafe { change(&REAL, how, new, old) }
+    -unsafe { change(how, new, old) } as c_int
 }
 
 /// Behind the kernel's part of a set that an attribute holds: which of our signals it would name. libc keeps a set whole, and there

@@ -71,6 +71,8 @@ def _run(thread: Thread, back_at: int, back_with: int) -> int:
         calls.go_on(thread.tid)
         status = wait(thread, end)
         if status is None:
+            calls.interrupt(thread.tid)
+            thread.wait()
             raise CallFailed("it does not come back; the thread may hold a lock that it waits for")
         number, event = calls.stopping_signal(status), calls.stopping_event(status)
         if number == calls.AT_CALL:

@@ -1,15 +1,19 @@
 """All threads of a process stand still, held by ptrace, and where they may."""
 
+import functools
 import itertools
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from mmiotap.sources.inside.calling import wait
-from mmiotap.sources.inside.places import AGENTS_SIGNALS
+from mmiotap.sources.inside.places import AGENTS_SIGNALS, is_taken_over
 from mmiotap.sources.ptrace import calls, maps, process
 from mmiotap.sources.ptrace.calls import Gone
 from mmiotap.sources.ptrace.thread import FAULTS, Ended, Thread
@@ -20,10 +24,12 @@ from mmiotap.trace.errors import MmiotapError
 _STOPPING = 2.0
 PATIENCE = 60.0
 #: How long a thread goes on that stands where it may not: so many stops, and seconds for each.
-_STOPS, _MOMENT = 400, 0.005
+_STOPS, _MOMENT = 40, 0.005
 #: More instructions than a thunk has, with what it calls for a new segment.
 _STEPS = 1000
-_PUSHF = b"\x9c"
+#: More instructions than libc's functions have up to their system call, of those that the agent stands in front of.
+_STEPS_IN_LIBC = 200
+_PUSHF, _POPF = b"\x9c", b"\x9d"
 #: In the flags (AMD64 manual, volume 1, 3.1.4, and volume 2, 3.1.6): each instruction traps.
 _TRAP_FLAG = 0x100
 _SYSCALL = b"\x0f\x05"
@@ -32,14 +38,50 @@ _SCHED_YIELD = 24
 _TURNS = 20
 
 
+Test = Callable[[Thread], bool]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def apart(work: Callable[P, R]) -> Callable[P, R]:
+    """The same, done by a thread of its own, which has ended when it is done. Nothing interrupts it in the middle."""
+
+    @functools.wraps(work)
+    def work_apart(*arguments: P.args, **named: P.kwargs) -> R:
+        result: Future[R] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(work(*arguments, **named))
+            except BaseException as error:
+                result.set_exception(error)
+
+        interrupt = None
+        worker = threading.Thread(target=run)
+        worker.start()
+        # Until the kernel's thread is gone, which is a little later than Python's.
+        while worker.is_alive() or Path(f"/proc/self/task/{worker.native_id}").exists():
+            try:
+                worker.join()
+                time.sleep(0)
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+        return result.result()
+
+    return work_apart
+
+
 class Unreachable(MmiotapError):  # noqa: N818
     """The threads did not come to where they may stand."""
 
 
 class Held:
-    """Threads of a process, seized; those in ``threads`` stand still. Leaving the context lets all go.
+    """Threads of a process, seized; those that can stand still. Leaving the context lets all go.
 
-    Everything here is called by one Python thread: the kernel lets nobody else.
+    Everything here is called by one Python thread, for the kernel lets nobody else; and that one ends soon
+    (:func:`apart`).
     """
 
     def __init__(self, pid: int) -> None:
@@ -50,6 +92,7 @@ class Held:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """One that cannot stop now, for it sleeps uninterruptibly, is let go of by the kernel when our thread ends."""
         for thread in self.threads.values():
             try:
                 if not thread.stopped:
@@ -60,16 +103,17 @@ class Held:
                 with suppress(OSError):
                     os.waitpid(thread.tid, calls.WALL | os.WNOHANG)  # of a process that was killed nothing else remains
             except OSError:
-                pass  # it cannot stop now; what holds it ends with us
+                pass
         self.threads.clear()
 
     def hold_one(self, tid: int) -> Thread | None:
         """Stop this thread. None: it has ended, or cannot stop now."""
-        with suppress(Gone):
-            thread = self._seize(tid)
-            if _stop(thread):
-                return thread
-        return None
+        try:
+            thread = self.threads.get(tid) or self._seize(tid)
+            return thread if thread.stopped or _stop(thread) else None
+        except Gone:
+            self.threads.pop(tid, None)
+            return None
 
     def let_one_go(self, thread: Thread) -> None:
         """It runs on, and is not ours any more."""
@@ -94,28 +138,37 @@ class Held:
         if not self.threads:
             raise Gone(self.pid)
 
-    def until(self, is_clear: Callable[[Thread], bool], what: str) -> Thread:
+    def until(self, is_clear: Test, is_in_libc: Test, what: str) -> Thread:
         """Stop all threads so that each is clear; those that are not go on a little. Returns one that can make calls.
 
         The others stand meanwhile, for all are hardly ever clear by chance; now and then they go on, too, for one may
-        wait for another. Raises Unreachable, Gone.
+        wait for another. None is on its way into a system call that the agent stands in front of, as far as that is
+        libc's. Raises Unreachable, Gone.
         """
         end = time.monotonic() + PATIENCE
+        settled: set[int] = set()
         for turn in itertools.count(1):
             self.hold_all()
             threads = [thread for thread in self.still() if not is_clear(thread)]
-            if not threads:
+            unsettled = [thread for thread in self.still() if thread.tid not in settled]
+            if not threads and not unsettled:
                 lender = next((thread for thread in self.still() if thread.usable and thread.signal is None), None)
                 if lender is not None:
                     return lender
                 threads = self.still()
             if time.monotonic() >= end:
                 break
-            if turn % _TURNS == 0:
+            if threads and turn % _TURNS == 0:
                 self.go_on()
+                settled.clear()
+            settled.difference_update(thread.tid for thread in threads)
             for thread in threads:
                 with suppress(Gone):
                     self._advance(thread, is_clear)
+            for thread in [] if threads else unsettled:
+                settled.add(thread.tid)
+                with suppress(Gone):
+                    self._settle(thread, is_in_libc)
         raise Unreachable(f"process {self.pid}: {what}")
 
     def go_on(self) -> None:
@@ -125,7 +178,7 @@ class Held:
                 thread.run()
         time.sleep(_MOMENT)
 
-    def _advance(self, thread: Thread, is_clear: Callable[[Thread], bool]) -> None:
+    def _advance(self, thread: Thread, is_clear: Test) -> None:
         """Let one go on to where it is clear, in a few stops.
 
         One that faults all the time is clear as it comes out of its handler, by a system call, and nowhere else; one
@@ -143,31 +196,51 @@ class Held:
             if is_clear(thread) or thread.registers().orig_rax == _SCHED_YIELD:
                 return  # the second: it waits for another one's lock
         if thread.usable and thread.signal is None and not has_fault(thread):
-            self._step(thread, is_clear)
+            self._step(thread, is_clear, _STEPS)
 
-    def _step(self, thread: Thread, is_clear: Callable[[Thread], bool]) -> None:
-        """The same by single instructions.
+    def _settle(self, thread: Thread, is_in_libc: Test) -> None:
+        """If it is about to make a system call that the agent stands in front of, let it come back from that: the agent
+        would not know of it."""
+        if thread.usable and thread.signal is None and is_in_libc(thread):
+            self._step(thread, lambda thread: not is_in_libc(thread), _STEPS_IN_LIBC)
+            if _next_code(thread) == _SYSCALL and is_taken_over(thread.registers().rax):
+                self._advance(thread, lambda thread: thread.usable)
+
+    def _step(self, thread: Thread, is_clear: Test, most: int) -> None:
+        """The same by single instructions, so many at most."""
+        with unblocked(thread):
+            for _ in range(most):
+                if is_clear(thread) or not self._step_once(thread):
+                    return
+
+    def _step_once(self, thread: Thread) -> bool:
+        """False: it has done something else, or could not.
 
         Not over a system call: the trap flag that a handler's return gives a thread would be taken for ours, and lost.
         """
-        for _ in range(_STEPS):
-            code = _next_code(thread)
-            if is_clear(thread) or code == _SYSCALL:
-                return None
-            pushes_flags = code[:1] == _PUSHF and not thread.registers().eflags & _TRAP_FLAG
-            calls.single_step(thread.tid)
-            # As long as it takes: a step's trap that came later would be taken for a signal of the program's.
-            while (status := wait(thread, time.monotonic() + PATIENCE)) is not None and calls.stopping_event(status):
-                calls.single_step(thread.tid)  # it was told to stop before; the trap is still to come
-            if status is None:
-                thread.stopped = False
-                return calls.interrupt(thread.tid)
-            is_trap = calls.stopping_signal(status) == signal.SIGTRAP
-            if not is_trap or calls.signal_info(thread.tid).code not in (calls.TRAP_TRACE, calls.TRAP_BRKPT):
-                return thread.stop(status)
-            if pushes_flags:
-                _clear_pushed_trap_flag(thread)
-        return None
+        code = _next_code(thread)
+        if code == _SYSCALL:
+            return False
+        if code[:1] == _POPF:
+            _pop_flags(thread)
+            return True
+        before = thread.registers()
+        pushes_flags = code[:1] == _PUSHF and not before.eflags & _TRAP_FLAG
+        calls.single_step(thread.tid)
+        # As long as it takes: a step's trap that came later would be taken for a signal of the program's.
+        while (status := wait(thread, time.monotonic() + PATIENCE)) is not None and calls.stopping_event(status):
+            calls.single_step(thread.tid)  # it was told to stop before; the trap is still to come
+        if status is None:
+            thread.stopped = False
+            calls.interrupt(thread.tid)
+            return False
+        is_trap = calls.stopping_signal(status) == signal.SIGTRAP
+        if not is_trap or calls.signal_info(thread.tid).code not in (calls.TRAP_TRACE, calls.TRAP_BRKPT):
+            thread.stop(status)
+            return False
+        if pushes_flags and thread.registers().rip != before.rip:  # a step out of a system call runs no instruction
+            _clear_pushed_trap_flag(thread)
+        return True
 
     def still(self) -> list[Thread]:
         return [thread for thread in self.threads.values() if thread.stopped]
@@ -198,11 +271,30 @@ class Held:
 
 
 def _stop(thread: Thread) -> bool:
-    """It was told to stop. False: it does not."""
-    status = wait(thread, time.monotonic() + _STOPPING)
-    if status is not None:
-        thread.stop(status)
-    return status is not None
+    """It was told to stop. False: it does not. One that can must get a processor first, however long that takes."""
+    end = time.monotonic() + PATIENCE
+    while (status := wait(thread, time.monotonic() + _STOPPING)) is None:
+        if _is_deep(thread) or time.monotonic() >= end:
+            return False
+    thread.stop(status)
+    return True
+
+
+@contextmanager
+def unblocked(thread: Thread) -> Iterator[None]:
+    """Inside, a thread that has stopped can be stepped. A trap that the thread has blocked would be let through by the
+    kernel for good, and the program's handler be gone (kernel/signal.c, force_sig_info_to_task).
+    """
+    mask = calls.signal_mask(thread.tid)
+    if not mask & AGENTS_SIGNALS:
+        yield
+        return
+    calls.set_signal_mask(thread.tid, mask & ~AGENTS_SIGNALS)
+    try:
+        yield
+    finally:
+        with suppress(Gone):
+            calls.set_signal_mask(thread.tid, mask)
 
 
 def _next_code(thread: Thread) -> bytes:
@@ -223,6 +315,17 @@ def _clear_pushed_trap_flag(thread: Thread) -> None:
         os.pwrite(memory.fileno(), (flags & ~_TRAP_FLAG).to_bytes(8, "little"), at)
 
 
+def _pop_flags(thread: Thread) -> None:
+    """What popfq does. After a step of that the kernel believes that the trap flag, which it sets for all steps, is the
+    thread's own (arch/x86/kernel/step.c, is_setting_trap_flag): it would stay, and kill."""
+    values = thread.registers()
+    with Path(f"/proc/{thread.tid}/mem").open("rb", buffering=0) as memory:
+        values.eflags = int.from_bytes(os.pread(memory.fileno(), 8, values.rsp), "little")
+    values.rsp += 8
+    values.rip += len(_POPF)
+    thread.set_registers(values)
+
+
 def _is_deep(thread: Thread) -> bool:
     """Does it sleep uninterruptibly in the kernel? Then it makes no access before it has come out, and stopped."""
     text = Path(f"/proc/{thread.pid}/task/{thread.tid}/stat").read_text(errors="replace")
@@ -240,5 +343,5 @@ def has_fault(thread: Thread) -> bool:
     if thread.signal is not None and AGENTS_SIGNALS >> thread.signal.number - 1 & 1:
         return True
     text = Path(f"/proc/{thread.pid}/task/{thread.tid}/status").read_text(errors="replace")
-    pending = next(line for line in text.splitlines() if line.startswith("SigPnd:"))
-    return bool(int(pending.split()[1], 16) & AGENTS_SIGNALS)
+    pending = (int(line.split()[1], 16) for line in text.splitlines() if line.startswith(("SigPnd:", "ShdPnd:")))
+    return any(signals & AGENTS_SIGNALS for signals in pending)

@@ -13,8 +13,8 @@ from pathlib import Path
 from mmiotap.sources.inside import symbols
 from mmiotap.sources.inside.borrowed import Borrowed, borrowed
 from mmiotap.sources.inside.calling import CallFailed, call
-from mmiotap.sources.inside.held import PATIENCE, Held, Unreachable, forget_fault, has_fault
-from mmiotap.sources.inside.places import ALL_BUT_AGENTS, Places
+from mmiotap.sources.inside.held import PATIENCE, Held, Unreachable, apart, forget_fault, has_fault, unblocked
+from mmiotap.sources.inside.places import ALL_BUT_AGENTS, Places, is_taken_over, system_call
 from mmiotap.sources.launch import NoAgentError
 from mmiotap.sources.ptrace import calls, maps
 from mmiotap.sources.ptrace.calls import Gone
@@ -34,6 +34,7 @@ _LOOKING = 10.0
 _TRY_AGAIN = 0.002
 
 
+@apart
 def load(pid: int, agent: Path) -> None:
     """Bring the agent into the process, if it is not there, and make it ready. Other threads run on meanwhile.
 
@@ -42,7 +43,7 @@ def load(pid: int, agent: Path) -> None:
     with Held(pid) as held:
         places, thread = _find_thread(held, agent)
         try:
-            with borrowed(pid, thread) as memory:
+            with unblocked(thread), borrowed(pid, thread) as memory:
                 if places.agent is None:
                     _open(places, memory, thread, agent)
                     places = Places(pid, agent)
@@ -91,10 +92,10 @@ def _find_thread(held: Held, agent: Path) -> tuple[Places, Thread]:
         for tid in tids:
             thread = held.hold_one(tid)
             if thread is None:
-                held.threads.pop(tid, None)
                 continue
             places = Places(held.pid, agent)
-            if thread.usable and thread.signal is None and places.may_call_libc(thread.registers()):
+            can_call = thread.usable and thread.signal is None and not has_fault(thread)
+            if can_call and places.may_call_libc(thread.registers()):
                 return places, thread
             held.let_one_go(thread)
         if time.monotonic() >= end:
@@ -102,12 +103,14 @@ def _find_thread(held: Held, agent: Path) -> tuple[Places, Thread]:
         time.sleep(_TRY_AGAIN)
 
 
+@apart
 def _call_alone(pid: int, agent: Path, name: str, arena: Path | None) -> int:
     """Call a function of the agent's while all threads stand still, none of them in the agent's code."""
     end = time.monotonic() + PATIENCE
     with Held(pid) as held:
         while True:
-            lender = held.until(_Clear(pid, agent), "its threads do not come out of the agent's code")
+            places = _Standing(pid, agent)
+            lender = held.until(places.is_clear, places.is_in_libc, "its threads do not come out of the agent's code")
             result = _call_still(held, lender, agent, name, arena)
             if result != _AGAIN:
                 return result
@@ -116,23 +119,29 @@ def _call_alone(pid: int, agent: Path, name: str, arena: Path | None) -> int:
             held.go_on()
 
 
-class _Clear:
-    """Is a thread that stands still outside of the agent's code?"""
+class _Standing:
+    """Where threads that stand still are."""
 
     def __init__(self, pid: int, agent: Path) -> None:
         self._pid = pid
         self._agent = agent
         self._places = Places(pid, agent)
 
-    def __call__(self, thread: Thread) -> bool:
+    def is_clear(self, thread: Thread) -> bool:
+        """Outside of the agent's code, and not on its way into a system call that the agent has to know of."""
         registers = thread.registers()
         if (path := self._places.at(registers.rip)) is None:
             self._places = Places(self._pid, self._agent)  # code that has come since
             path = self._places.at(registers.rip)
         if not self._places.is_agents(path or ""):
             forget_fault(thread)
+        if not thread.usable and is_taken_over(system_call(registers)):
+            return False
         mask = calls.signal_mask(thread.tid)
         return not has_fault(thread) and self._places.is_clear_of_agent(registers, mask)
+
+    def is_in_libc(self, thread: Thread) -> bool:
+        return self._places.is_in_libc(thread.registers())
 
 
 def _call_still(held: Held, lender: Thread, agent: Path, name: str, arena: Path | None) -> int:

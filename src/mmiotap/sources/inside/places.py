@@ -25,8 +25,16 @@ _WAITING = frozenset(
     }
 )
 _FUTEX, _FUTEX_WAIT_BITSET = 202, 9
-#: clock_gettime and getcpu: with these, and with these alone, the agent makes system calls through libc.
-_AGENTS_CALLS = (228, 309)
+#: Calls that libc makes with all signals blocked, for the agent or as a part of something of its own. They end soon.
+_SHORT = frozenset(
+    {
+        *(228, 309, 13, 14),  # clock_gettime, getcpu; rt_sigaction, rt_sigprocmask
+        *(56, 57, 58, 435, 273, 334),  # clone, fork, vfork, clone3; set_robust_list, rseq: of a thread that begins
+        *(11, 28, 39, 186, 234),  # munmap, madvise; getpid, gettid, tgkill
+    }
+)
+#: Those by which a program maps, and sets up its signals: mmap, mprotect, munmap, mremap; rt_sigaction, rt_sigprocmask.
+_TAKEN_OVER = frozenset({9, 10, 11, 25, 13, 14})
 #: SIGSEGV, SIGBUS, SIGTRAP and SIGFPE; SIGKILL and SIGSTOP, which nobody blocks.
 AGENTS_SIGNALS = 1 << 10 | 1 << 6 | 1 << 4 | 1 << 7
 _NEVER_BLOCKED = 1 << 8 | 1 << 18
@@ -73,7 +81,9 @@ class Places:
         """Is a thread that has this mask surely not in the agent's code, or in what that calls?
 
         While the agent is at work all signals but its own are blocked; and it calls very little: functions of the vdso,
-        and of libc's that end soon.
+        and of libc's that end soon. Libc itself blocks all where it starts threads and processes, and then sets the
+        mask again that it has found: that mask would be taken for the thread's own, or be the wrong one by then.
+        (Nobody else does: programs that block all signals through libc leave it two of its own.)
         """
         path = self.at(registers.rip) or ""
         if self.is_agents(path):
@@ -82,8 +92,12 @@ class Places:
             return True
         call = system_call(registers)
         if call is not None:
-            return call not in _AGENTS_CALLS
+            return call not in _SHORT
         return not (path == "[vdso]" or _is_loader(path) or _is_libc(path))
+
+    def is_in_libc(self, registers: Registers) -> bool:
+        """Does a thread run libc's code, and not because it waits in a system call?"""
+        return system_call(registers) is None and _is_libc(self.at(registers.rip) or "")
 
     def is_agents(self, path: str) -> bool:
         return path.startswith(_CODE_FILE) or (self.agent is not None and path == self.agent.path)
@@ -100,6 +114,11 @@ def system_call(registers: Registers) -> int | None:
     """The number of the system call that a stopped thread is in, or has just come out of."""
     number = int(registers.orig_rax)
     return number if number < 1 << 32 else None
+
+
+def is_taken_over(call: int | None) -> bool:
+    """Does the agent have to know of this system call?"""
+    return call in _TAKEN_OVER
 
 
 def _is_loader(path: str) -> bool:

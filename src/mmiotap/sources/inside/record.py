@@ -67,7 +67,7 @@ def attach(
 ) -> RecordResult:
     """Record a process that runs, until it ends, ``until`` is set, or the time is over; then leave it as it was.
 
-    Raises MmiotapError if it cannot be recorded.
+    The time begins when the agent has joined. Raises MmiotapError if it cannot be recorded.
     """
     agent = launch.find_agent()
     check(pid, agent)
@@ -109,7 +109,8 @@ class _Attached:
         self.pid = pid
         self._agent = agent
         self._until = until
-        self._end = None if seconds is None else time.monotonic() + seconds
+        self._seconds = math.inf if seconds is None else seconds
+        self._end = math.inf
         try:
             self._pidfd = os.pidfd_open(pid)
         except OSError as error:
@@ -129,6 +130,7 @@ class _Attached:
             loading.join(self.pid, self._agent, arena)
         except Gone as error:
             raise MmiotapError(f"process {self.pid} has just ended") from error
+        self._end = time.monotonic() + self._seconds
 
     def leave(self) -> None:
         """Nothing is left to do if it has ended, or runs another program by now."""
@@ -137,7 +139,7 @@ class _Attached:
                 loading.leave(self.pid, self._agent)
 
     def wait(self, milliseconds: int) -> bool:
-        left = math.inf if self._end is None else self._end - time.monotonic()
+        left = self._end - time.monotonic()
         return self._until.is_set() or left <= 0 or self._has_ended(math.ceil(min(milliseconds, left * 1000)))
 
     def _has_ended(self, milliseconds: int) -> bool:
