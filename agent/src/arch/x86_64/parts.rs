@@ -260,19 +260,20 @@ fn modify(access: &mut Access, address: usize) -> Done {
     Ok(())
 }
 
-/// Which elements a mask chooses: the sign bits of a vector register's, or the bits of a mask register.
+/// Which of the operand's elements a mask chooses: the sign bits of a vector register's, or the bits of a mask register.
 fn mask(access: &Access, size: usize) -> Option<u64> {
     let instruction = &access.site.instruction;
     let registers = access.registers();
     if registers.components == 0 {
         return None;
     }
+    let elements = access.site.width / size;
     if instruction.encoding() == EncodingKind::EVEX {
-        return Some(vector::mask_register(&registers, instruction.op_mask().number()));
+        let bits = vector::mask_register(&registers, instruction.op_mask().number());
+        return Some(bits & low_bits(elements as u32));
     }
     let mut value = [0u8; WIDEST];
     vector::store_vector(&registers, instruction.op_register(1).number(), value.as_mut_ptr() as usize, access.site.width);
-    let elements = access.site.width / size;
     Some((0..elements).filter(|index| value[(index + 1) * size - 1] & 0x80 != 0).fold(0, |mask, index| mask | 1 << index))
 }
 
