@@ -55,10 +55,11 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
     if recovered(SIGSEGV, info, frame) {
         return Verdict::Taken;
     }
-    if registry::find(frame.pc()).is_some_and(|patch| patch.thunk.pass(frame)) {
+    let patch = registry::find(frame.pc());
+    if patch.is_some_and(|patch| patch.thunk.pass(frame)) {
         return Verdict::Taken;
     }
-    let patch = leave_thunk(info, frame);
+    let patch = patch.filter(|patch| leave(patch, info, frame));
     let touched = address_of(info);
     let region = match region::find(touched) {
         Some(region) if !frame.is_fetch() && allows(&region, frame.is_write()) => region,
@@ -90,12 +91,16 @@ fn segmentation(info: &mut siginfo_t, frame: &mut Frame) -> Verdict {
 
 /// If the fault came in a thunk: puts the thread before the thunk's site, as if it had come there.
 fn leave_thunk(info: &mut siginfo_t, frame: &mut Frame) -> Option<&'static Patch> {
-    let patch = registry::find(frame.pc())?;
-    let touches_alias = patch.thunk.leave(frame, patch.site.pc)?;
+    registry::find(frame.pc()).filter(|patch| leave(patch, info, frame))
+}
+
+/// The same, of the patch whose thunk it is. False: not at an instruction that can fault.
+fn leave(patch: &Patch, info: &mut siginfo_t, frame: &mut Frame) -> bool {
+    let Some(touches_alias) = patch.thunk.leave(frame, patch.site.pc) else { return false };
     if touches_alias {
         set_address(info, region::front_of(address_of(info)).unwrap_or(address_of(info)));
     }
-    Some(patch)
+    true
 }
 
 fn set_address(info: &mut siginfo_t, address: usize) {

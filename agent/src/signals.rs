@@ -22,6 +22,9 @@ pub const SIGNALS: [c_int; 4] = [SIGSEGV, SIGBUS, SIGTRAP, SIGFPE];
 
 pub const OURS: u64 = bit(SIGSEGV) | bit(SIGBUS) | bit(SIGTRAP) | bit(SIGFPE);
 
+/// libc's own, SIGCANCEL and SIGSETXID: programs cannot set them, and it takes them out of the masks that they ask for.
+pub const INTERNAL: u64 = bit(32) | bit(33);
+
 /// The kernel's struct sigaction (x86-64, asm/signal.h).
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -7,7 +7,7 @@ use libc::{SA_RESETHAND, SA_RESTART, SIG_DFL, SIG_ERR, SIG_IGN, c_int, sigaction
 
 use super::Real;
 use super::masks::{kernel_set, set_kernel_set};
-use crate::signals::{self, Action, OURS, SIGNALS, bit};
+use crate::signals::{self, Action, INTERNAL, OURS, SIGNALS, bit};
 use crate::{arch, region, sys, wrapped};
 
 static SIGACTION: Real = Real::new(c"sigaction");
@@ -110,12 +110,9 @@ pub fn kernel_action(signal: c_int, new: Option<&Action>) -> Result<Action, isiz
     Ok(Action { handler, flags: flags as u32 as u64, mask: old.mask | before, ..old })
 }
 
-/// The signals of which libc makes its own use, SIGCANCEL and SIGSETXID: programs cannot set them.
-const INTERNAL: [c_int; 2] = [32, 33];
-
 /// For which a program has set a handler, beside the agent's own signals.
 fn handled() -> impl Iterator<Item = c_int> {
-    signals::caught().filter(|signal| !is_ours(*signal) && !INTERNAL.contains(signal))
+    signals::caught().filter(|signal| (OURS | INTERNAL) & bit(*signal) == 0)
 }
 
 /// Treats the handlers that the program has set already as sigaction() would have. No other thread runs.

@@ -11,7 +11,7 @@ use libc::{
 use super::{Real, answer};
 use crate::arch::Frame;
 use crate::arch::frame::RSP;
-use crate::signals::{OURS, bit};
+use crate::signals::{INTERNAL, OURS};
 use crate::thread::masked;
 use crate::{arena, sys};
 
@@ -25,9 +25,6 @@ pub fn set_kernel_set(set: &mut sigset_t, bits: u64) {
     // SAFETY: as above.
     unsafe { (&raw mut *set).cast::<u64>().write(bits) };
 }
-
-/// libc's own signals, SIGCANCEL and SIGSETXID: it takes them out of what programs ask for.
-const INTERNAL: u64 = bit(32) | bit(33);
 
 /// As the kernel answers it. By the system call and not by libc's function: who attaches or leaves meanwhile finds the thread in the
 /// agent's code, and waits until what it believes and what the kernel has fit together.
