@@ -1,8 +1,9 @@
 """The accesses in a part of a trace, as numpy columns."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ import pyarrow.compute as pc
 from mmiotap.analysis.groups import Rows, joined, taken
 from mmiotap.analysis.select import ACCESSES
 from mmiotap.trace import layout
+
+Made = TypeVar("Made")
 
 #: Columns of the events that are needed.
 COLUMNS = (
@@ -60,6 +63,13 @@ class Accesses:
         took: Any = table["duration_ns"].cast(pa.int64())
         rows["duration_ns"] = took.fill_null(-1).to_numpy()
         return cls(rows)
+
+    def once(self, key: Any, make: Callable[[], Made]) -> Made:
+        """What ``make`` makes of these accesses, which is remembered by this key."""
+        if key not in self.made:
+            self.made[key] = make()
+        made: Made = self.made[key]
+        return made
 
     @functools.cached_property
     def by_thread(self) -> Rows:

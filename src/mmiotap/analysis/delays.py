@@ -27,10 +27,7 @@ class DelaysFound:
 @dataclass(frozen=True)
 class _Delays:
     def part(self, accesses: Accesses) -> DelaysFound:
-        if DelaysFound not in accesses.made:
-            accesses.made[DelaysFound] = self._found(accesses)
-        found: DelaysFound = accesses.made[DelaysFound]
-        return found
+        return accesses.once(DelaysFound, lambda: self._found(accesses))
 
     def _found(self, accesses: Accesses) -> DelaysFound:
         rows = {name: accesses.by_thread[name] for name in _EDGE}

@@ -95,26 +95,25 @@ def runs_of(accesses: Accesses, *, onward: bool) -> tuple[Rows, Ints]:
 
     ``onward``: as for :class:`RunAnalysis`.
     """
-    key = runs_of, onward
-    if key not in accesses.made:
-        rows = accesses.by_thread
-        count = len(rows["pid"])
-        each = rows | {
-            "end": rows["offset"],
-            "first_pc": rows["pc"],
-            "count": np.ones(count, np.int64),
-            "first_ns": rows["time_ns"],
-            "last_ns": rows["time_ns"],
-            "first": rows["value"],
-            "last": rows["value"],
-            "all": np.full(count, ~_U(0)),
-            "any": np.zeros(count, _U),
-            "changes": np.zeros(count, np.int64),
-        }
-        new = _begins(each, onward)
-        accesses.made[key] = _coalesced(each, new), np.cumsum(new) - 1
-    found: tuple[Rows, Ints] = accesses.made[key]
-    return found
+    return accesses.once((runs_of, onward), lambda: _runs(accesses.by_thread, onward))
+
+
+def _runs(rows: Rows, onward: bool) -> tuple[Rows, Ints]:
+    count = len(rows["pid"])
+    each = rows | {
+        "end": rows["offset"],
+        "first_pc": rows["pc"],
+        "count": np.ones(count, np.int64),
+        "first_ns": rows["time_ns"],
+        "last_ns": rows["time_ns"],
+        "first": rows["value"],
+        "last": rows["value"],
+        "all": np.full(count, ~_U(0)),
+        "any": np.zeros(count, _U),
+        "changes": np.zeros(count, np.int64),
+    }
+    new = _begins(each, onward)
+    return _coalesced(each, new), np.cumsum(new) - 1
 
 
 def _begins(rows: Rows, onward: bool) -> Bools:

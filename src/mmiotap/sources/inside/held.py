@@ -328,8 +328,7 @@ def _pop_flags(thread: Thread) -> None:
 
 def _is_deep(thread: Thread) -> bool:
     """Does it sleep uninterruptibly in the kernel? Then it makes no access before it has come out, and stopped."""
-    text = Path(f"/proc/{thread.pid}/task/{thread.tid}/stat").read_text(errors="replace")
-    return text.rpartition(")")[2].split()[0] == "D"
+    return maps.status(thread.tid)["State"].startswith("D")
 
 
 def forget_fault(thread: Thread) -> None:
@@ -342,6 +341,5 @@ def has_fault(thread: Thread) -> bool:
     """Is a signal of the agent's under way to a thread: one that it has stopped with, or that is to come?"""
     if thread.signal is not None and AGENTS_SIGNALS >> thread.signal.number - 1 & 1:
         return True
-    text = Path(f"/proc/{thread.pid}/task/{thread.tid}/status").read_text(errors="replace")
-    pending = (int(line.split()[1], 16) for line in text.splitlines() if line.startswith(("SigPnd:", "ShdPnd:")))
-    return any(signals & AGENTS_SIGNALS for signals in pending)
+    status = maps.status(thread.tid)
+    return any(int(status[name], 16) & AGENTS_SIGNALS for name in ("SigPnd", "ShdPnd"))
