@@ -196,33 +196,36 @@ class Held:
             if is_clear(thread) or thread.registers().orig_rax == _SCHED_YIELD:
                 return  # the second: it waits for another one's lock
         if thread.usable and thread.signal is None and not has_fault(thread):
-            self._step(thread, is_clear, _STEPS)
+            with _memory(thread) as memory:
+                self._step(thread, memory, is_clear, _STEPS)
 
     def _settle(self, thread: Thread, is_in_libc: Test) -> None:
         """If it is about to make a system call that the agent stands in front of, let it come back from that: the agent
         would not know of it."""
         if thread.usable and thread.signal is None and is_in_libc(thread):
-            self._step(thread, lambda thread: not is_in_libc(thread), _STEPS_IN_LIBC)
-            if _next_code(thread) == _SYSCALL and is_taken_over(thread.registers().rax):
+            with _memory(thread) as memory:
+                self._step(thread, memory, lambda thread: not is_in_libc(thread), _STEPS_IN_LIBC)
+                makes_call = _next_code(thread, memory) == _SYSCALL
+            if makes_call and is_taken_over(thread.registers().rax):
                 self._advance(thread, lambda thread: thread.usable)
 
-    def _step(self, thread: Thread, is_clear: Test, most: int) -> None:
+    def _step(self, thread: Thread, memory: int, is_clear: Test, most: int) -> None:
         """The same by single instructions, so many at most."""
         with unblocked(thread):
             for _ in range(most):
-                if is_clear(thread) or not self._step_once(thread):
+                if is_clear(thread) or not self._step_once(thread, memory):
                     return
 
-    def _step_once(self, thread: Thread) -> bool:
+    def _step_once(self, thread: Thread, memory: int) -> bool:
         """False: it has done something else, or could not.
 
         Not over a system call: the trap flag that a handler's return gives a thread would be taken for ours, and lost.
         """
-        code = _next_code(thread)
+        code = _next_code(thread, memory)
         if code == _SYSCALL:
             return False
         if code[:1] == _POPF:
-            _pop_flags(thread)
+            _pop_flags(thread, memory)
             return True
         before = thread.registers()
         pushes_flags = code[:1] == _PUSHF and not before.eflags & _TRAP_FLAG
@@ -239,7 +242,7 @@ class Held:
             thread.stop(status)
             return False
         if pushes_flags and thread.registers().rip != before.rip:  # a step out of a system call runs no instruction
-            _clear_pushed_trap_flag(thread)
+            _clear_pushed_trap_flag(thread, memory)
         return True
 
     def still(self) -> list[Thread]:
@@ -297,30 +300,40 @@ def unblocked(thread: Thread) -> Iterator[None]:
             calls.set_signal_mask(thread.tid, mask)
 
 
-def _next_code(thread: Thread) -> bytes:
+@contextmanager
+def _memory(thread: Thread) -> Iterator[int]:
+    """Its memory, as a descriptor: good until it makes a system call, which may be exec. Raises Gone."""
+    try:
+        memory = os.open(f"/proc/{thread.tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        raise Gone(thread.tid) from None
+    try:
+        yield memory
+    finally:
+        os.close(memory)
+
+
+def _next_code(thread: Thread, memory: int) -> bytes:
     """The two bytes that it runs next; none if it is to fault for want of them."""
     try:
-        with Path(f"/proc/{thread.tid}/mem").open("rb", buffering=0) as memory:
-            return os.pread(memory.fileno(), len(_SYSCALL), int(thread.registers().rip))
+        return os.pread(memory, len(_SYSCALL), int(thread.registers().rip))
     except OSError:
         return b""
 
 
-def _clear_pushed_trap_flag(thread: Thread) -> None:
+def _clear_pushed_trap_flag(thread: Thread, memory: int) -> None:
     """Of the flags that a step has just pushed: taken back when nobody steps it any more, ours would make a trap that
     the thread dies of."""
-    with Path(f"/proc/{thread.tid}/mem").open("r+b", buffering=0) as memory:
-        at = int(thread.registers().rsp)
-        flags = int.from_bytes(os.pread(memory.fileno(), 8, at), "little")
-        os.pwrite(memory.fileno(), (flags & ~_TRAP_FLAG).to_bytes(8, "little"), at)
+    at = int(thread.registers().rsp)
+    flags = int.from_bytes(os.pread(memory, 8, at), "little")
+    os.pwrite(memory, (flags & ~_TRAP_FLAG).to_bytes(8, "little"), at)
 
 
-def _pop_flags(thread: Thread) -> None:
+def _pop_flags(thread: Thread, memory: int) -> None:
     """What popfq does. After a step of that the kernel believes that the trap flag, which it sets for all steps, is the
     thread's own (arch/x86/kernel/step.c, is_setting_trap_flag): it would stay, and kill."""
     values = thread.registers()
-    with Path(f"/proc/{thread.tid}/mem").open("rb", buffering=0) as memory:
-        values.eflags = int.from_bytes(os.pread(memory.fileno(), 8, values.rsp), "little")
+    values.eflags = int.from_bytes(os.pread(memory, 8, values.rsp), "little")
     values.rsp += 8
     values.rip += len(_POPF)
     thread.set_registers(values)
