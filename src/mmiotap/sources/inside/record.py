@@ -18,8 +18,8 @@ from mmiotap.sources.ptrace import maps as proc
 from mmiotap.sources.ptrace import process
 from mmiotap.sources.ptrace.calls import Gone
 from mmiotap.sources.recording import DEFAULT_BUFFER, Progress, Recording, RecordResult, default_folder
+from mmiotap.trace import store
 from mmiotap.trace.errors import MmiotapError
-from mmiotap.trace.store import read_info
 
 
 def check(pid: int, agent: Path) -> None:
@@ -40,12 +40,10 @@ def recorded_into(pid: int) -> Path | None:
     """The folder of the recording that a process is part of, if its recorder still runs."""
     try:
         folder = control.find_recording(str(pid))
-        info = read_info(folder)
+        _, state = store.current(folder)
     except MmiotapError:
         return None
-    return (
-        folder if info["state"] == "recording" and _is_running(info["recorder_pid"], info["recorder_start"]) else None
-    )
+    return folder if state == "recording" else None
 
 
 def attach(
@@ -152,12 +150,3 @@ def _has_arena(pid: int) -> bool:
     except OSError:
         return False
     return any("/live/arena" in line.path and line.shared for line in lines)
-
-
-def _is_running(pid: int, start: int) -> bool:
-    """Is this the process that started then, in clock ticks since boot?"""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return False
-    return fields[0] not in "ZX" and int(fields[19]) == start
