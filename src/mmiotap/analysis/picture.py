@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmiotap.analysis import ways
+from mmiotap.analysis import naming, ways
 from mmiotap.analysis.alike import COLUMNS, DIRECTIONS, KINDS, Alike, alike, directions, numbered
 from mmiotap.analysis.density import Density
 from mmiotap.analysis.groups import Pile, grouped
@@ -112,13 +112,8 @@ def _picture(trace: Trace, look: Callable[[Alike], None]) -> Picture:
 
 def named(registers: pa.Table, decoder: Decoder | None) -> tuple[list[str], list[str]]:
     """Of the table of registers their names, and the fields of their last values; "" where there is nothing to say."""
-    if decoder is None:
-        return [""] * registers.num_rows, [""] * registers.num_rows
-    places: dict[str, Any] = {name: registers[name] for name in REGISTER}
-    places["kind"] = pa.array(["read" if reads else "write" for reads in registers["reads"].to_pylist()], pa.string())
-    places["value"] = pc.fill_null(registers["last_value"], pa.scalar(0, pa.uint64()))
-    places["flags"] = pa.array([0] * registers.num_rows, pa.uint32())
-    decoded = decoder.decode(pa.table(places))
+    value = pc.fill_null(registers["last_value"], pa.scalar(0, pa.uint64()))
+    decoded = naming.of_registers(decoder, registers, value)
     names, fields = ([text or "" for text in column.to_pylist()] for column in (decoded.register, decoded.fields))
     return names, fields
 

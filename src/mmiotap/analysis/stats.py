@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmiotap.analysis import alike, ways
+from mmiotap.analysis import alike, naming, ways
 from mmiotap.analysis.groups import How, Pile, Rows, grouped, height, joined, reduced
 from mmiotap.analysis.side_by_side import each
 from mmiotap.analysis.symbols import Symbols
@@ -250,10 +250,7 @@ def _with_paths(table: pa.Table, trace: Trace) -> pa.Table:
 def _with_names(table: pa.Table, decoder: Decoder | None) -> pa.Table:
     if decoder is None:
         return table
-    places: dict[str, Any] = {name: table[name] for name in REGISTER}
-    places["kind"] = pa.array(["read" if reads else "write" for reads in table["reads"].to_pylist()], pa.string())
-    places["value"] = places["flags"] = pa.array(np.zeros(table.num_rows, np.uint64))
-    return table.append_column("register", decoder.decode(pa.table(places)).register)
+    return table.append_column("register", naming.of_registers(decoder, table).register)
 
 
 def _with_sites(merged: pa.Table, symbols: Symbols) -> pa.Table:
