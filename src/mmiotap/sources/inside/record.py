@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mmiotap.sources import control, launch
-from mmiotap.sources.agent import patch_after
+from mmiotap.sources.agent import settings
 from mmiotap.sources.inside import loading, symbols
 from mmiotap.sources.launch import NoAgentError
 from mmiotap.sources.ptrace import maps as proc
@@ -25,8 +25,7 @@ from mmiotap.trace.errors import MmiotapError
 def check(pid: int, agent: Path) -> None:
     """Raises MmiotapError if the process cannot be recorded; it is a NoAgentError if that is so from inside only."""
     process.check(pid)
-    if (folder := recorded_into(pid)) is not None:
-        raise MmiotapError(f"process {pid} is being recorded already, into {folder}: end that recording first")
+    refuse_second(pid)
     try:
         objects = symbols.objects(proc.read(pid))
     except PermissionError as error:
@@ -36,14 +35,15 @@ def check(pid: int, agent: Path) -> None:
         raise NoAgentError(f"process {pid} {what}, so no agent can be loaded into it", "use --engine ptrace")
 
 
-def recorded_into(pid: int) -> Path | None:
-    """The folder of the recording that a process is part of, if its recorder still runs."""
+def refuse_second(pid: int) -> None:
+    """Raises MmiotapError if the process is part of a recording whose recorder still runs."""
     try:
         folder = control.find_recording(str(pid))
         _, state = store.current(folder)
     except MmiotapError:
-        return None
-    return folder if state == "recording" else None
+        return
+    if state == "recording":
+        raise MmiotapError(f"process {pid} is being recorded already, into {folder}: end that recording first")
 
 
 def attach(
@@ -69,20 +69,11 @@ def attach(
     """
     agent = launch.find_agent()
     check(pid, agent)
-    rules = list(launch.DEVICE_PATHS) if maps is None else maps
-    launch.check_rules(rules)
-    settings = {
-        "maps": rules,
-        "on_full": on_full,
-        "latency": latency,
-        "patch": patch_after(patch) if smp == "emulate" else 0,
-        "protocol": protocol,
-        "smp": smp,
-    }
+    wanted = settings(maps, on_full, patch, protocol, smp, latency=latency)
     name = Path(proc.executable(pid)).name
     folder = Path(path) if path is not None else default_folder(name)
     attached = _Attached(pid, agent, until, seconds)
-    recording = Recording(folder, [name], settings, "agent", enabled=True, buffer=buffer, force=force)
+    recording = Recording(folder, [name], wanted, "agent", enabled=True, buffer=buffer, force=force)
     with recording.serving():
         try:
             attached.join(recording.trace.arena)
