@@ -20,6 +20,8 @@ TIME_LIMIT = 60.0
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As a shell starts what is to run in the background; all that tests start would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# As Ctrl-C, so that what tests have started does not outlive them.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,30 @@ def test_recorder_that_is_killed_leaves_the_machine_and_a_trace(
     assert trace.count > 0
 
 
+def test_the_pipe_of_a_killed_recorder_goes_and_no_other(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "temporary"
+    (folder / "mmiotap-without-a-pipe").mkdir(parents=True)
+    (folder / "mmiotap-without-a-pipe" / "log").touch()
+    (tmp_path / "elsewhere").mkdir()
+    os.mkfifo(tmp_path / "elsewhere" / "log")
+    (folder / "mmiotap-link").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setenv("TMPDIR", str(folder))
+    start(*GUEST, "-o", "living.mmiotap", "--", *QEMU, "-S")
+    _until((tmp_path / "living.mmiotap" / "live" / "control").exists)
+    left = set(folder.rglob("*"))
+    killed = start(*GUEST, "-o", "killed.mmiotap", "--", *QEMU, "-S")
+    _until((tmp_path / "killed.mmiotap" / "live" / "control").exists)
+    killed.kill()
+    killed.wait()
+    assert len(set(folder.rglob("*")) - left) == 2
+    following = start(*GUEST, "-o", "following.mmiotap", "--", *QEMU, "-device", "no-such-device")
+    following.communicate(timeout=LIMIT)
+    assert set(folder.rglob("*")) == left
+    assert list((tmp_path / "elsewhere").iterdir())
+
+
 def test_trace_that_is_there_is_not_replaced(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
     (tmp_path / "t.mmiotap").mkdir()
     recorder = start(*GUEST, "-o", "t.mmiotap", "--", *QEMU)

@@ -19,9 +19,9 @@ from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError
 from mmiotap.trace.reader import open_trace
 
-# Never stops touching `first`, and `second` from the moment that `go` exists; faults of its own, a signal every two
-# milliseconds whose handler touches the device with SIGSEGV blocked, a thread that blocks all signals. With a fourth
-# argument only so many of its threads never stop, the others rest now and then.
+# Never stops, while whoever started it lives, touching `first`, and `second` from the moment that `go` exists; faults
+# of its own, a signal every two milliseconds whose handler touches the device with SIGSEGV blocked, a thread that
+# blocks all signals. With a fourth argument only so many of its threads never stop, the others rest now and then.
 BUSY = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,6 +32,7 @@ BUSY = r"""
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -96,6 +97,7 @@ static void *work(void *argument)
 
 int main(int count, char **argument)
 {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (count > 4)
         tireless = atoi(argument[4]);
     first = map(argument[1]);

@@ -13,11 +13,13 @@ from conftest import Compile, Start
 from mmiotap.sources.inside import calling, held, loading, record
 from mmiotap.sources.inside.held import Held
 from mmiotap.sources.launch import NoAgentError
+from mmiotap.sources.ptrace.calls import Gone
 
 # Pushes and pops its flags all the time, as the agent does around an instruction that it runs; makes no system call.
 FLAGS = r"""
 #include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 
 extern char place[];
 static volatile sig_atomic_t stop;
@@ -25,6 +27,7 @@ static void on_term(int number) { (void)number; stop = 1; }
 
 int main(void)
 {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGTERM, on_term);
     printf("%p\n", (void *)place);
     fflush(stdout);
@@ -79,6 +82,53 @@ def test_stopped_where_it_hardly_gets_a_processor(
     os.kill(program.pid, signal.SIGTERM)
     ended = program.wait()
     assert (ended.status, ended.stdout) == (0, "0\n")
+
+
+# Two threads that wait for all time; ends with status 3.
+ENDING = r"""
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+static void on_term(int number) { (void)number; _exit(3); }
+static void *wait_long(void *unused) { for (;;) pause(); return unused; }
+
+int main(void)
+{
+    pthread_t thread;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    signal(SIGTERM, on_term);
+    pthread_create(&thread, 0, wait_long, 0);
+    puts("ready");
+    fflush(stdout);
+    wait_long(0);
+}
+"""
+
+
+@pytest.mark.parametrize("patching", ["auto"], indirect=True)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 3), (signal.SIGKILL, -signal.SIGKILL)])
+def test_the_end_of_a_child_that_is_held_is_told_to_us(
+    compile_c: Compile, start: Start, number: int, status: int
+) -> None:
+    """We are its parent, and have to wait for it once more."""
+    program = start(compile_c(ENDING))
+    assert program.process.stdout is not None
+    assert program.process.stdout.readline() == "ready\n"
+
+    @held.apart
+    def hold_and_kill() -> None:
+        with Held(program.pid) as threads:
+            threads.hold_all()
+            os.kill(program.pid, number)
+            threads.until(lambda thread: thread.registers().rip == 0, lambda _: False, "it runs on")
+
+    for _ in range(2):  # when it is a zombie, too
+        with pytest.raises(Gone):
+            hold_and_kill()
+    assert program.wait().status == status
 
 
 # A thread waits for its vforked child, uninterruptibly, until there is a file "go"; the other one for all time.

@@ -19,6 +19,7 @@ CHANGING = r"""
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 static volatile uint32_t *device;
@@ -99,6 +100,7 @@ static void *threads(void *unused)
 
 int main(int argc, char **argv)
 {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     int fd = open(argv[1], O_RDWR | O_CREAT, 0600);
     if (argc != 2 || ftruncate(fd, 4096))
         return 3;

@@ -107,6 +107,46 @@ def test_a_trace_remembers(trace: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert run(capsys, "show", trace, "--limit", "1")[0].endswith("0x00000 <- 0x00001201")
 
 
+def test_a_merged_trace_remembers_what_its_sources_do(
+    trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each has names for its own mappings, from where they began in its own machine's device."""
+    Path("other.rdl").write_text(DEVICE.replace("CTRL", "OTHER"))
+    here, there = (
+        {"address": "00:03.0", "domain": 0, "resources": [{"start": 0xFEBC0000 - before}]} for before in (0x10, 0x20)
+    )
+    first = str(write_trace(tmp_path / "a", ROWS[:3], mappings=[RING, UIO], pci_devices=[here]))
+    second = str(write_trace(tmp_path / "b", ROWS[:3], mappings=[UIO], pci_devices=[there]))
+    assert main(["annotate", first, "--regs", "device.rdl@uio0+0x14", "--regs", "device.rdl@uio0+0x18"]) == 0
+    assert main(["annotate", second, "--regs", "other.rdl@uio0+0x24"]) == 0
+    traces = [first, trace, second]
+    places = [f"--offset={one}=0" for one in traces]
+    assert main(["merge", *traces, *places, "-o", "c"]) == 0
+    assert main(["merge", "c", trace, f"--offset={trace}=0", "-o", "d"]) == 0
+    capsys.readouterr()
+
+    def named(one: str, *words: str) -> list[tuple[int, str | None]]:
+        lines = run(capsys, "show", one, "--format", "jsonl", "--kind", "read,write", *words)
+        return [(json.loads(line)["offset"], json.loads(line).get("register")) for line in lines]
+
+    for one, name in ((first, "a"), (second, "b")):
+        assert {register for _, register in named(one)} > {None}
+        assert named("c", "--source", name) == named(one)
+        assert named("d", "--source", f"c/{name}") == named(one)
+    assert {register for _, register in named("c", "--source", "t")} == {None}
+    assert "registers:   device.rdl@uio0+0x14, device.rdl@uio0+0x18, other.rdl@uio0+0x24" in run(capsys, "info", "d")
+
+
+def test_a_description_of_a_mapping_that_never_came_is_said_before_merging(
+    trace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["annotate", trace, "--regs", "device.rdl@uio0"]) == 0
+    (tmp_path / "t" / "mappings.jsonl").write_text("")
+    capsys.readouterr()
+    assert "no mapping is 'uio0'" in wrong(capsys, "merge", trace, trace, "-o", "c")
+    assert not Path("c").exists()
+
+
 def test_info_tells_it(trace: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert not any("registers" in line for line in run(capsys, "info", trace))
     assert main(["annotate", trace, "--regs", "device.rdl@uio0+4", "--regs", "edu"]) == 0

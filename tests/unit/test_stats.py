@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import MMIOTAP, TIME_LIMIT, Run
-from mmiotap.analysis import stats
+from mmiotap.analysis import groups, stats
 from mmiotap.analysis.groups import Rows, height
 from mmiotap.cli import main
 from mmiotap.trace import layout
@@ -147,13 +147,13 @@ def test_memory_is_bounded_by_what_is_distinct(
     trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What waits to be merged never exceeds its limit by more than one part, and merging loses no count."""
-    monkeypatch.setattr(stats, "PENDING_ROWS", 20)
+    monkeypatch.setattr(groups, "PENDING_ROWS", 20)
     sizes = []
     merged = stats._merged
 
-    def measured(rows: Rows, keys: list[str]) -> Rows:
-        sizes.append(height(rows))
-        return merged(rows, keys)
+    def measured(parts: Sequence[Rows], keys: list[str]) -> Rows:
+        sizes.append(sum(map(height, parts)))
+        return merged(parts, keys)
 
     monkeypatch.setattr(stats, "_merged", measured)
     found = stats.statistics(ManyBatches(open_trace(trace), 500))  # type: ignore[arg-type]

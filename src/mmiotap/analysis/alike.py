@@ -26,6 +26,8 @@ COLUMNS = ("time_ns", "duration_ns", "kind", "width", "map_id", "offset", "value
 KEYS = ("kind", "width", "map_id", "offset", "pc", "pid", "tid", "flags")
 
 KINDS = ("read", "write", "unknown")
+#: Columns that count the accesses of each.
+DIRECTIONS = ("reads", "writes", "others")
 
 _U = np.uint64
 
@@ -83,6 +85,12 @@ def alike(batch: pa.Table) -> Alike:
     }
     groups = pa.table(found | _durations(group[timed], durations, len(first)))
     return Alike(batch, groups, group, time, durations, timed)
+
+
+def directions(groups: pa.Table) -> dict[str, Ints]:
+    """The hits of groups, in a column for each of :data:`DIRECTIONS`."""
+    kind, hits = values(groups["kind"]), values(groups["hits"])
+    return {name: np.where(kind == number, hits, 0) for number, name in enumerate(DIRECTIONS)}
 
 
 def _packed(columns: Sequence[npt.NDArray[Any]]) -> list[Words]:

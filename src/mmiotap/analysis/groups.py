@@ -1,10 +1,11 @@
 """Rows that become one for each combination of some keys: so parts of a trace become small, and small ones one."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from mmiotap.trace.arrays import distinct
 
@@ -17,6 +18,43 @@ How: TypeAlias = Literal["sum", "min", "max", "all", "any", "first", "last"]
 _REDUCE: dict[str, np.ufunc] = {
     "sum": np.add, "min": np.minimum, "max": np.maximum, "all": np.bitwise_and, "any": np.bitwise_or,
 }  # fmt: skip
+
+#: Rows that may pile up before they are merged.
+PENDING_ROWS = 1 << 18
+
+Some = TypeVar("Some")
+
+
+class Pile(Generic[Some]):
+    """Rows, in whatever form, that are merged when many wait.
+
+    Holds what is merged, and at most as many rows (or :data:`PENDING_ROWS`, and those that came last) that wait. A row
+    is therefore merged few times, however long the trace is.
+    """
+
+    def __init__(self, none: Some, merge: Callable[[Sequence[Some]], Some], height: Callable[[Some], int]) -> None:
+        """``none`` has no rows; ``merge`` makes all rows that it gets those that are left of them."""
+        self._rows = [none]
+        self._merge, self._height = merge, height
+
+    def add(self, rows: Some) -> None:
+        self._rows.append(rows)
+        merged, *waiting = map(self._height, self._rows)
+        if sum(waiting) > max(PENDING_ROWS, merged):
+            self._rows = [self.merged()]
+
+    def merged(self) -> Some:
+        return self._merge(self._rows)
+
+
+def grouped(table: pa.Table, keys: list[str], how: Sequence[tuple[str, Any]]) -> pa.Table:
+    """One row a combination of keys, in the order in which these first appear; columns keep their names.
+
+    What is first and last follows the order of the rows.
+    """
+    found = table.group_by(keys, use_threads=False).aggregate(list(how))
+    names = [*keys, *(name for name, _ in how)]
+    return found.select([*keys, *(f"{name}_{way}" for name, way in how)]).rename_columns(names)
 
 
 def reduced(rows: Rows, keys: Sequence[str], how: Mapping[str, How]) -> Rows:

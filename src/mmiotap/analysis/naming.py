@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmiotap.registers.decode import Decoded, Decoder
 
@@ -27,3 +28,9 @@ def decoded(decoder: Decoder | None, kind: Any, map_id: Any, offset: Any, width:
     }
     found = decoder.decode(pa.table(columns))
     return Decoded(found.register.cast(pa.string()), found.fields.cast(pa.string()))
+
+
+def of_registers(decoder: Decoder | None, registers: pa.Table, value: Any = None) -> Decoded:
+    """Of a table of places with their ``reads``: as who reads them sees them, those apart that were only written."""
+    kind = pc.if_else(pc.greater(registers["reads"], pa.scalar(0)), "read", "write")
+    return decoded(decoder, kind, registers["map_id"], registers["offset"], registers["width"], value)

@@ -35,5 +35,5 @@ def overview(trace: Trace) -> dict[str, Any]:
         "not_selected": info.get("not_selected", []),
         "pci_devices": info.get("pci_devices", []),
         "sources": info.get("sources", []),
-        "registers": [one.given for one in choose.remembered(trace)],
+        "registers": list(dict.fromkeys(one.given for one in choose.remembered(trace))),
     }

@@ -1,17 +1,18 @@
 """All that a report shows, found in one pass over the events, with memory for what is distinct."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmiotap.analysis import ways
-from mmiotap.analysis.alike import COLUMNS, KINDS, Alike, alike, numbered
+from mmiotap.analysis import naming, ways
+from mmiotap.analysis.alike import COLUMNS, DIRECTIONS, KINDS, Alike, alike, directions, numbered
 from mmiotap.analysis.density import Density
+from mmiotap.analysis.groups import Pile, grouped
 from mmiotap.analysis.partitions import Findings
 from mmiotap.analysis.polls import Polls, repeated
 from mmiotap.registers.decode import Decoder
@@ -27,9 +28,8 @@ REMARKS = 500
 #: Bins of a histogram of latencies: each a fourth of an octave, the first is 1 ns.
 LATENCY_BINS = 4 * 32
 
-_PENDING_ROWS = 1 << 18
 _SUMS: list[tuple[str, Literal["sum", "min", "max", "first"]]] = [
-    *((name, "sum") for name in ("hits", "reads", "writes", "others", *ways.WAYS, "timed", "total_ns")),
+    *((name, "sum") for name in ("hits", *DIRECTIONS, *ways.WAYS, "timed", "total_ns")),
     ("min_ns", "min"), ("max_ns", "max"), ("bytes", "max"), ("code", "first"),
 ]  # fmt: skip
 #: ``first`` and ``last`` number the accesses of the trace; values are those of the first and last whose value is known.
@@ -112,13 +112,8 @@ def _picture(trace: Trace, look: Callable[[Alike], None]) -> Picture:
 
 def named(registers: pa.Table, decoder: Decoder | None) -> tuple[list[str], list[str]]:
     """Of the table of registers their names, and the fields of their last values; "" where there is nothing to say."""
-    if decoder is None:
-        return [""] * registers.num_rows, [""] * registers.num_rows
-    places: dict[str, Any] = {name: registers[name] for name in REGISTER}
-    places["kind"] = pa.array(["read" if reads else "write" for reads in registers["reads"].to_pylist()], pa.string())
-    places["value"] = pc.fill_null(registers["last_value"], pa.scalar(0, pa.uint64()))
-    places["flags"] = pa.array([0] * registers.num_rows, pa.uint32())
-    decoded = decoder.decode(pa.table(places))
+    value = pc.fill_null(registers["last_value"], pa.scalar(0, pa.uint64()))
+    decoded = naming.of_registers(decoder, registers, value)
     names, fields = ([text or "" for text in column.to_pylist()] for column in (decoded.register, decoded.fields))
     return names, fields
 
@@ -147,42 +142,36 @@ def _fill(found: Picture, seen: Alike) -> None:
 
 def counted(groups: pa.Table, before: int) -> pa.Table:
     """The groups with the columns of :data:`_SUMS`; ``before`` is the number of accesses of earlier batches."""
-    hits, kind = groups["hits"].to_numpy(), groups["kind"].to_numpy()
     went = {way: pc.multiply(column, groups["hits"]) for way, column in ways.columns(groups["flags"]).items()}
-    counts = {
-        name: pa.array(np.where(kind == number, hits, 0)) for number, name in enumerate(("reads", "writes", "others"))
-    }
+    counts = {name: pa.array(column) for name, column in directions(groups).items()}
     order = {name: pa.array(groups[name].to_numpy() + before) for name in ("first", "last")}
     kept = [name for name in groups.schema.names if name not in ("kind", "flags", *order)]
     return pa.table({name: groups[name] for name in kept} | {"bytes": groups["width"]} | went | counts | order)
 
 
 class Reduction:
-    """Rows reduced to one a combination of some keys; those that wait are merged when they have become many."""
+    """Rows reduced to one a combination of some keys."""
 
     def __init__(self, keys: list[str]) -> None:
         self.keys = keys
         self._columns = list(dict.fromkeys([*keys, *(name for name, _ in _SUMS), *_ENDS]))
-        self._pending = [counted(alike(schema.EVENTS.empty_table()).groups, 0).select(self._columns)]
+        none = counted(alike(schema.EVENTS.empty_table()).groups, 0).select(self._columns)
+        self._pile = Pile(none, self._merge, lambda rows: rows.num_rows)
 
     def add(self, rows: pa.Table) -> None:
-        self._pending.append(rows.select(self._columns))
-        done, *waiting = (table.num_rows for table in self._pending)
-        if sum(waiting) > max(_PENDING_ROWS, done):
-            self._pending = [self.merged()]
+        self._pile.add(rows.select(self._columns))
 
     def merged(self) -> pa.Table:
-        rows = pa.concat_tables(self._pending)
-        merged = self._grouped(rows, _SUMS)
+        return self._pile.merged()
+
+    def _merge(self, parts: Sequence[pa.Table]) -> pa.Table:
+        rows = pa.concat_tables(parts)
+        merged = self._by_key(rows, _SUMS)
         ends = {}
         for name, how in _ENDS.items():
             by = "first" if how == "min" or name == "first_value" else "last"
-            ends[name] = self._grouped(rows.sort_by(by), [(name, how)])[name]
+            ends[name] = self._by_key(rows.sort_by(by), [(name, how)])[name]
         return pa.table({name: merged[name] for name in merged.schema.names} | ends).select(self._columns)
 
-    def _grouped(self, rows: pa.Table, merge: Any) -> pa.Table:
-        found = rows.group_by(self.keys, use_threads=False).aggregate(merge)
-        found = found.select([*self.keys, *(f"{name}_{how}" for name, how in merge)])
-        return found.rename_columns([*self.keys, *(name for name, _ in merge)]).sort_by(
-            [(key, "ascending") for key in self.keys]
-        )
+    def _by_key(self, rows: pa.Table, how: Sequence[tuple[str, str]]) -> pa.Table:
+        return grouped(rows, self.keys, how).sort_by([(key, "ascending") for key in self.keys])

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmiotap.analysis import ways
+from mmiotap.analysis.groups import grouped
 from mmiotap.analysis.instructions import instruction_text
 from mmiotap.analysis.symbols import Symbols
 from mmiotap.trace.model import Site
@@ -75,9 +76,10 @@ def described(trace: Trace, counts: Mapping[tuple[int, int], Mapping[str, Any]])
 
 def _counted(trace: Trace) -> pa.Table:
     """One row for each process and address that made accesses, with the columns of :data:`MERGE`."""
-    counted = _merged(_accesses(EVENTS.empty_table()))
+    counted = grouped(_accesses(EVENTS.empty_table()), KEYS, MERGE)
     for batch in trace.batches(COLUMNS):
-        counted = _merged(pa.concat_tables([counted, _merged(_accesses(batch))]))
+        seen = grouped(_accesses(batch), KEYS, MERGE)
+        counted = grouped(pa.concat_tables([counted, seen]), KEYS, MERGE)
     return counted
 
 
@@ -90,13 +92,6 @@ def _accesses(batch: pa.Table) -> pa.Table:
     columns["code"] = pc.if_else(unknown, batch["data"], pa.scalar(None, pa.binary()))
     columns["hits"] = pa.repeat(pa.scalar(1, pa.int64()), batch.num_rows)
     return pa.table(columns | ways.columns(batch["flags"]))
-
-
-def _merged(table: pa.Table) -> pa.Table:
-    merged = table.group_by(KEYS, use_threads=False).aggregate(MERGE)
-    return merged.select([*KEYS, *(f"{name}_{how}" for name, how in MERGE)]).rename_columns(
-        [*KEYS, *(name for name, _ in MERGE)]
-    )
 
 
 def _find(known: dict[tuple[int, int], Site], pid: int, address: int, parents: dict[int, int]) -> Site | None:

@@ -4,7 +4,7 @@ Parts are read side by side. Of each the accesses that are alike are counted as 
 register, one an instruction and one a thread as they come, and only at the end become the tables a user sees.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,13 +13,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmiotap.analysis import alike, ways
-from mmiotap.analysis.groups import How, Rows, height, joined, reduced
+from mmiotap.analysis import alike, naming, ways
+from mmiotap.analysis.groups import How, Pile, Rows, grouped, height, joined, reduced
 from mmiotap.analysis.side_by_side import each
 from mmiotap.analysis.symbols import Symbols
 from mmiotap.registers.decode import Decoder
 from mmiotap.trace.arrays import values, whole
 from mmiotap.trace.reader import Trace
+from mmiotap.trace.schema import EVENTS
 
 REGISTER = ["map_id", "offset", "width"]
 SITE = ["pid", "pc", "width"]
@@ -33,20 +34,18 @@ COUNTED = 1 << 19
 
 #: How rows merge; of what is known of the first and of the last access, ``_ends`` finds whose it is.
 _HOW: dict[str, How] = {
-    "reads": "sum", "writes": "sum", "others": "sum",
+    **dict.fromkeys(alike.DIRECTIONS, "sum"),
     "timed": "sum", "total_ns": "sum", "min_ns": "min", "max_ns": "max",
 }  # fmt: skip
 _FIRST, _LAST = ("first_ns", "first_at", "first_value"), ("last_ns", "last_at", "last_value")
 
 #: What a user sees of them: of the few rows that are left, in the order in which they begin.
 MERGE: list[tuple[str, Literal["sum", "min", "max", "first", "last"]]] = [
-    ("reads", "sum"), ("writes", "sum"), ("others", "sum"),
+    *((name, "sum") for name in alike.DIRECTIONS),
     ("first_ns", "min"), ("last_ns", "max"), ("first_value", "first"), ("last_value", "last"),
     ("timed", "sum"), ("total_ns", "sum"), ("min_ns", "min"), ("max_ns", "max"),
 ]  # fmt: skip
 
-#: Rows that may pile up before they are merged.
-PENDING_ROWS = 1 << 18
 #: Bits of a row's number in its part. Above them is the number of the part.
 _ROW_BITS = 40
 
@@ -160,13 +159,11 @@ def _rows(seen: alike.Alike, at: int) -> Rows:
     Durations are 0, and ``min_ns`` is the greatest number, where nothing was ``timed``.
     """
     groups = seen.groups
-    kind, hits = values(groups["kind"]), values(groups["hits"])
     rows: Rows = {"known": pc.is_valid(groups["first_value"]).to_numpy().astype(np.int64)}
     for name in dict.fromkeys(REGISTER + SITE + THREAD):
         column = values(groups[name])
         rows[name] = column if column.dtype == np.uint64 else column.astype(np.int64)
-    for number, name in enumerate(("reads", "writes", "others")):
-        rows[name] = np.where(kind == number, hits, 0)
+    rows |= alike.directions(groups)
     for end in ("first", "last"):
         place = values(groups[end])
         rows[f"{end}_ns"], rows[f"{end}_at"] = seen.time_ns[place], place + at
@@ -182,29 +179,21 @@ def _filled(column: Any, none: int) -> npt.NDArray[np.uint64]:
 
 
 class _Reduction:
-    """Rows reduced to one a combination of some keys, and of values that are known and that are not.
-
-    Holds these, and at most as many (or :data:`PENDING_ROWS`, and those of one table) that wait to be merged. A row is
-    therefore merged few times, however long the trace is.
-    """
+    """Rows reduced to one a combination of some keys, and of values that are known and that are not."""
 
     def __init__(self, keys: list[str]) -> None:
         self._keys = keys
         self._columns = [*keys, "known", *_HOW, *_FIRST, *_LAST]
-        self._pending: list[Rows] = []
+        none = self._selected(_rows(alike.alike(EVENTS.empty_table()), 0))
+        self._pile = Pile(none, lambda parts: _merged(parts, keys), height)
 
     def add(self, rows: Rows) -> None:
-        self._pending.append({name: rows[name] for name in self._columns})
-        done, *waiting = map(height, self._pending)
-        if sum(waiting) > max(PENDING_ROWS, done):
-            self._pending = [self._merged()]
+        self._pile.add(self._selected(rows))
 
     def table(self) -> pa.Table:
         """One row a combination of the keys, with the columns of :data:`MERGE`, in the order of their first accesses;
         null where no value is known, and where nothing was timed."""
-        if not self._pending:
-            return _merge(pa.table({name: pa.array([], pa.int64()) for name in self._columns}), self._keys)
-        rows = self._merged()
+        rows = self._pile.merged()
         order = np.lexsort((rows["first_at"], rows["first_ns"]))
         absent = dict.fromkeys((*_FIRST, *_LAST), rows["known"] == 0)
         absent |= dict.fromkeys(("total_ns", "min_ns", "max_ns"), rows["timed"] == 0)
@@ -212,14 +201,15 @@ class _Reduction:
             name: pa.array(rows[name][order], mask=absent[name][order] if name in absent else None)
             for name in self._columns
         }
-        return _merge(pa.table(columns), self._keys)
+        return grouped(pa.table(columns), self._keys, MERGE)
 
-    def _merged(self) -> Rows:
-        return _merged(joined(*self._pending), self._keys)
+    def _selected(self, rows: Rows) -> Rows:
+        return {name: rows[name] for name in self._columns}
 
 
-def _merged(rows: Rows, keys: list[str]) -> Rows:
+def _merged(parts: Sequence[Rows], keys: list[str]) -> Rows:
     """Rows of the same keys and knowledge made one."""
+    rows = joined(*parts)
     by_first = np.lexsort((rows["first_at"], rows["first_ns"]))
     by_last = np.lexsort((rows["last_at"], rows["last_ns"]))
     ranks = {"first": np.argsort(by_first), "last": np.argsort(by_last)}
@@ -228,18 +218,10 @@ def _merged(rows: Rows, keys: list[str]) -> Rows:
     return found | {name: rows[name][first] for name in _FIRST} | {name: rows[name][last] for name in _LAST}
 
 
-def _merge(table: pa.Table, keys: list[str]) -> pa.Table:
-    """Rows of the same keys made one; what is first and last follows the order of the rows."""
-    merged = table.group_by(keys, use_threads=False).aggregate(MERGE)
-    return merged.select([*keys, *(f"{name}_{how}" for name, how in MERGE)]).rename_columns(
-        [*keys, *(name for name, _ in MERGE)]
-    )
-
-
 def _roll_up(merged: pa.Table, keys: list[str], seconds: float) -> pa.Table:
     """One of the tables of :class:`Statistics`, the largest number of accesses first, then by key."""
     order: list[tuple[str, Literal["ascending", "descending"]]] = [(key, "ascending") for key in keys]
-    table = _merge(merged.sort_by("first_ns"), keys).sort_by(order)
+    table = grouped(merged.sort_by("first_ns"), keys, MERGE).sort_by(order)
     last = merged.sort_by("last_ns").group_by(keys, use_threads=False).aggregate([("last_value", "last")])
     widths = merged.group_by(keys, use_threads=False).aggregate([("width", "distinct")])
     accesses = pc.add(pc.add(table["reads"], table["writes"]), table["others"])
@@ -268,10 +250,7 @@ def _with_paths(table: pa.Table, trace: Trace) -> pa.Table:
 def _with_names(table: pa.Table, decoder: Decoder | None) -> pa.Table:
     if decoder is None:
         return table
-    places: dict[str, Any] = {name: table[name] for name in REGISTER}
-    places["kind"] = pa.array(["read" if reads else "write" for reads in table["reads"].to_pylist()], pa.string())
-    places["value"] = places["flags"] = pa.array(np.zeros(table.num_rows, np.uint64))
-    return table.append_column("register", decoder.decode(pa.table(places)).register)
+    return table.append_column("register", naming.of_registers(decoder, table).register)
 
 
 def _with_sites(merged: pa.Table, symbols: Symbols) -> pa.Table:

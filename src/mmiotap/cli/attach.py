@@ -10,51 +10,12 @@ import signal
 import sys
 import threading
 
-from mmiotap.cli.record import ProgressLine, patch, say, size, summary
+from mmiotap.cli.recording import ProgressLine, add_options, say, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="TRACE", help="trace folder to make (default: PROGRAM.PID.mmiotap)")
-    parser.add_argument(
-        "-m", "--map", metavar="GLOB", action="append", help="record mappings of such paths; repeatable"
-    )
+    add_options(parser, smp=("emulate", "step", "lock"))
     parser.add_argument("--duration", metavar="SECONDS", type=float, help="leave the process after so long")
-    parser.add_argument(
-        "--on-full",
-        choices=("wait", "drop"),
-        default="wait",
-        help="when sealing falls behind: the program waits (default), or events are dropped and counted",
-    )
-    parser.add_argument("--latency", action="store_true", help="measure how long each access takes")
-    parser.add_argument(
-        "--buffer", metavar="SIZE", type=size, help="memory for unsealed events, e.g. 16M (default: 64M)"
-    )
-    parser.add_argument(
-        "--patch",
-        metavar="auto|off|N",
-        type=patch,
-        default="auto",
-        help="accesses of a site that trap before it is patched (default: auto, a few); off: all trap",
-    )
-    parser.add_argument(
-        "--protocol",
-        choices=("breakpoint", "stop-machine"),
-        default="breakpoint",
-        help="how code is changed while it runs (default: breakpoint)",
-    )
-    parser.add_argument(
-        "--engine",
-        choices=("agent", "ptrace"),
-        help="from inside or from outside, see docs/attach.md (default: the agent, where it can get in)",
-    )
-    parser.add_argument(
-        "--smp",
-        choices=("emulate", "step", "lock"),
-        default="emulate",
-        help="what other threads do while one makes an access, see docs/smp.md (default: emulate)",
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary; trouble is still reported")
-    parser.add_argument("-f", "--force", action="store_true", help="replace an existing trace")
     parser.add_argument("pid", metavar="PID", type=int, help="the process; those that it forks are recorded, too")
 
 

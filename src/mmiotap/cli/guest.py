@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     import signal
     import threading
 
-    from mmiotap.cli.record import ProgressLine, die_of, say
+    from mmiotap.cli.recording import ProgressLine, die_of, say
     from mmiotap.sources import launch
     from mmiotap.sources.guest import record
 

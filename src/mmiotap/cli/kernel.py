@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mmiotap.cli import process
-from mmiotap.cli.record import ProgressLine, die_of, say, size
+from mmiotap.cli.recording import ProgressLine, die_of, say, size
 
 if TYPE_CHECKING:
     from mmiotap.sources.recording import RecordResult

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if folder is not None:
         _watch(args, folder)
         return 0
-    from mmiotap.cli.record import die_of
+    from mmiotap.cli.recording import die_of
     from mmiotap.sources.beside import Beside
 
     words, folder = _recorder(args)

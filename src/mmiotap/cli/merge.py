@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     process.without_pandas()
     from mmiotap.analysis.select import FilterError, duration_ns
+    from mmiotap.registers import choose
     from mmiotap.trace.combine import combine
     from mmiotap.trace.reader import open_trace
 
@@ -47,7 +48,10 @@ def run(args: argparse.Namespace) -> int:
     except FilterError as error:
         print(f"mmiotap: {error}", file=sys.stderr)
         return 2
-    found = combine([open_trace(path) for path in paths], Path(args.output), given, force=args.force)
+    traces = [open_trace(path) for path in paths]
+    known = [choose.bound(trace) for trace in traces]
+    found = combine(traces, Path(args.output), given, force=args.force)
+    choose.inherit(open_trace(args.output), zip(known, found.map_ids, strict=True))
     for name, offset in found.offsets.items():
         why = {"boot": "the same clock", "given": "as given"}.get(offset.how)
         if why is None:

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _probe_command(args: argparse.Namespace, places: "list[Place]", script: "Script | None") -> int:
-    from mmiotap.cli.record import die_of
+    from mmiotap.cli.recording import die_of
     from mmiotap.sources import agent, engines, launch
     from mmiotap.sources.ptrace import record as ptrace
 

@@ -3,9 +3,10 @@
 import contextlib
 import json
 import re
+from collections import abc
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from mmiotap.registers import shipped
 from mmiotap.registers.decode import Binding, Decoder
@@ -31,13 +32,6 @@ class Chosen:
     map: str | None
     offset: int
     description: Description
-
-    def to_json(self) -> dict[str, Any]:
-        return vars(self) | {"description": self.description.to_json()}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Chosen":
-        return cls(**(data | {"description": Description.from_json(data["description"])}))
 
 
 def decoder(
@@ -72,8 +66,15 @@ def remember(trace: Trace, chosen: Sequence[Chosen]) -> None:
         with store.writing(path):
             path.unlink(missing_ok=True)
         return
+    descriptions = list({id(one.description): one.description for one in chosen}.values())
+    number = {id(one): place for place, one in enumerate(descriptions)}
+    data = {
+        "format": _FORMAT,
+        "chosen": [vars(one) | {"description": number[id(one.description)]} for one in chosen],
+        "descriptions": [one.to_json() for one in descriptions],
+    }
     with store.new_file(path) as file:
-        file.write(json.dumps({"format": _FORMAT, "descriptions": [one.to_json() for one in chosen]}).encode())
+        file.write(json.dumps(data).encode())
 
 
 def remembered(trace: Trace) -> list[Chosen]:
@@ -83,7 +84,8 @@ def remembered(trace: Trace) -> list[Chosen]:
         data = json.loads(path.read_bytes())
         if data["format"] > _FORMAT:
             raise MmiotapError(f"{path} was made by a newer mmiotap; update mmiotap to read it")
-        return [Chosen.from_json(one) for one in data["descriptions"]]
+        descriptions = [Description.from_json(one) for one in data["descriptions"]]
+        return [Chosen(**(one | {"description": descriptions[one["description"]]})) for one in data["chosen"]]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -96,6 +98,28 @@ def bind(chosen: Chosen, trace: Trace) -> list[Binding]:
     """The mappings that a description is of."""
     mappings = _selected(chosen, trace.mappings)
     return [Binding(chosen.description, one.map_id, chosen.offset - _begin(one, chosen, trace)) for one in mappings]
+
+
+Bound: TypeAlias = list[tuple[Chosen, Binding]]
+
+
+def bound(trace: Trace) -> Bound:
+    """What a trace remembers, and each mapping that it is of. Raises MmiotapError."""
+    return [(chosen, one) for chosen in remembered(trace) for one in bind(chosen, trace)]
+
+
+def inherit(merged: Trace, sources: Iterable[tuple[Bound, abc.Mapping[int, int]]]) -> None:
+    """Have a merged trace remember what its sources do, of their mappings, which have other ids there."""
+    mappings = {one.map_id: one for one in merged.mappings}
+    found = []
+    for known, map_ids in sources:
+        for chosen, one in known:
+            mapping = mappings[map_ids[one.map_id]]
+            # The device found there may be another machine's, at the same address: what begins where stays.
+            offset = one.base + _begin(mapping, chosen, merged)
+            found.append(replace(chosen, map=str(mapping.map_id), offset=offset))
+    if found:
+        remember(merged, found)
 
 
 def _selected(chosen: Chosen, mappings: Sequence[Mapping]) -> list[Mapping]:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmiotap.sources import keys, launch
 from mmiotap.sources.child import Child, Signals
@@ -60,31 +60,12 @@ def record(
     program = launch.find_program(command[0])
     agent = launch.find_agent()
     launch.check_program(Path(program), agent)
-    rules = list(launch.DEVICE_PATHS) if maps is None else maps
-    launch.check_rules(rules)
-    folder = Path(path) if path is not None else default_folder(program)
-
-    if protocol not in PROTOCOLS:
-        raise MmiotapError(f"there is no protocol {protocol!r}; there are {' and '.join(PROTOCOLS)}")
-    if smp not in SMP_WAYS:
-        raise MmiotapError(f"there is no way {smp!r}; there are {', '.join(SMP_WAYS)}")
-    if smp == "private":
-        keys.check()
     if hooks and smp != "emulate":
         raise MmiotapError(f"hooks answer accesses that the agent runs itself; with --smp {smp} the processor does")
-    wanted = patch_after(patch)
-    settings = {
-        "maps": rules,
-        "on_full": on_full,
-        "latency": latency,
-        "patch": wanted if smp == "emulate" else 0,
-        "protocol": protocol,
-        "smp": smp,
-    }
     recording = Recording(
-        folder,
+        Path(path) if path is not None else default_folder(program),
         command,
-        settings,
+        settings(maps, on_full, patch, protocol, smp, latency=latency),
         "agent",
         enabled=not disabled,
         buffer=buffer,
@@ -98,7 +79,7 @@ def record(
             try:
                 child = Child(launch.start(program, command, env))
             except launch.NotStartedError:
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(recording.trace.path, ignore_errors=True)
                 raise
             signals.forward_to(child)
             if on_start:
@@ -109,6 +90,29 @@ def record(
         if smp == "step":
             recording.notes["recursive"] = recording.arena.recursive
         return recording.finish(child)
+
+
+def settings(
+    maps: list[str] | None, on_full: str, patch: str | int, protocol: str, smp: str, *, latency: bool
+) -> dict[str, Any]:
+    """What the agent is to do, as trace.json has it. Raises MmiotapError for what it cannot."""
+    rules = list(launch.DEVICE_PATHS) if maps is None else maps
+    launch.check_rules(rules)
+    if protocol not in PROTOCOLS:
+        raise MmiotapError(f"there is no protocol {protocol!r}; there are {' and '.join(PROTOCOLS)}")
+    if smp not in SMP_WAYS:
+        raise MmiotapError(f"there is no way {smp!r}; there are {', '.join(SMP_WAYS)}")
+    if smp == "private":
+        keys.check()
+    wanted = patch_after(patch)
+    return {
+        "maps": rules,
+        "on_full": on_full,
+        "latency": latency,
+        "patch": wanted if smp == "emulate" else 0,
+        "protocol": protocol,
+        "smp": smp,
+    }
 
 
 def patch_after(patch: str | int) -> int:

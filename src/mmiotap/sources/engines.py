@@ -92,6 +92,5 @@ def attach(
 
     if latency:
         raise MmiotapError(_NO_LATENCY)
-    if (folder := inside.recorded_into(pid)) is not None:
-        raise MmiotapError(f"process {pid} is being recorded already, into {folder}: end that recording first")
+    inside.refuse_second(pid)
     return ptrace.attach(pid, until=until, way=smp, report=report, **options)

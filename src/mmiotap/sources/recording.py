@@ -336,7 +336,7 @@ def start_info(command: list[str], settings: dict[str, Any], source: str, starte
         "start_unix_ns": time.time_ns(),
         "finished": None,
         "recorder_pid": os.getpid(),
-        "recorder_start": _own_start(),
+        "recorder_start": store.process_start(os.getpid()),
         "settings": settings,
         "exit": None,
         "events": 0,
@@ -356,11 +356,6 @@ def pci_devices(mappings: Iterable[Mapping], root: Path = Path("/")) -> list[dic
     with contextlib.suppress(OSError, ValueError):  # sysfs is not as we know it
         return [one.to_json() for one in inventory.devices(root) if one.name in mapped]
     return []
-
-
-def _own_start() -> int:
-    """Field 22 of our /proc/PID/stat, in clock ticks since boot. Fields are counted from behind the command's name."""
-    return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def _utc_now() -> str:

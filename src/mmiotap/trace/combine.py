@@ -37,6 +37,7 @@ class Combined:
     events: int
     lost: int
     offsets: dict[str, Offset]  #: of each source, by its name
+    map_ids: list[dict[int, int]]  #: of each source: what became of the ids of its mappings
 
 
 def combine(
@@ -72,7 +73,12 @@ def combine(
         store.move(made, path)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return Combined(writer.events, writer.info["lost"], {source.name: source.offset for source in sources})
+    return Combined(
+        writer.events,
+        writer.info["lost"],
+        {source.name: source.offset for source in sources},
+        [source.map_ids for source in sources],
+    )
 
 
 def _offsets(traces: Sequence[Trace], given: dict[Path, int]) -> list[Offset]:
@@ -117,7 +123,7 @@ class _Source:
     offset: Offset
     pid_base: int  #: added to ids of processes and threads that are known
     next_map_id: "itertools.count[int]"  #: shared by all sources: the next id that is free
-    _map_ids: dict[int, int] = field(default_factory=dict)
+    map_ids: dict[int, int] = field(default_factory=dict)
 
     def stream(self) -> merge.Source:
         """Its events, as they will be."""
@@ -164,9 +170,9 @@ class _Source:
         """A number of its own for each id; those that are none (0, −1) stay."""
         if map_id <= 0:
             return map_id
-        if map_id not in self._map_ids:
-            self._map_ids[map_id] = next(self.next_map_id)
-        return self._map_ids[map_id]
+        if map_id not in self.map_ids:
+            self.map_ids[map_id] = next(self.next_map_id)
+        return self.map_ids[map_id]
 
     def pid(self, pid: int) -> int:
         return pid + self.pid_base if pid > 0 else pid

@@ -1,6 +1,7 @@
 """A QEMU whose log goes to us: one that we start, or one that runs already."""
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -8,6 +9,8 @@ import re
 import select
 import signal
 import socket
+import stat
+import tempfile
 import threading
 from collections import deque
 from pathlib import Path
@@ -21,6 +24,8 @@ from mmiotap.trace.errors import MmiotapError
 
 #: The events that tell of every access: see docs/guest.md.
 EVENTS = ("memory_region_ops_read", "memory_region_ops_write")
+#: How the pipe's folder, in the temporary one, begins, and the pipe is called.
+FOLDER, PIPE = "mmiotap-", "log"
 _PIPE_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
 #: Bytes of the log that may wait here. QEMU waits, and with it the guest, when there are more.
@@ -39,9 +44,12 @@ class Log:
     def __init__(self, path: Path, copy_to: Path | None = None) -> None:
         """What comes is written to ``copy_to``, too, as it is."""
         self.path = path
-        os.mkfifo(path, 0o600)
+        # It has its name when somebody reads it, as sweep() asks.
+        hidden = path.with_name(f".{path.name}")
+        os.mkfifo(hidden, 0o600)
         # For writing too: so that there is no end while QEMU has not opened it, or opens it again.
-        self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = os.open(hidden, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        hidden.rename(path)
         with contextlib.suppress(OSError):  # more than an ordinary user may have
             fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._copy = copy_to.open("wb", buffering=0) if copy_to else None
@@ -94,6 +102,29 @@ class Log:
                 self._waiting.append(data)
                 self._bytes += len(data)
                 self._changed.notify_all()
+
+
+def sweep() -> None:
+    """Take away the folders of recorders that were killed: ours, with a pipe that nobody reads.
+
+    Nobody else can put something into a folder of ours, or something else in its place: the temporary folder is sticky.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        with contextlib.suppress(OSError):
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and _is_unread(folder / PIPE):
+                (folder / PIPE).unlink()
+                folder.rmdir()
+
+
+def _is_unread(pipe: Path) -> bool:
+    if not stat.S_ISFIFO(pipe.lstat().st_mode):
+        return False
+    try:
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno == errno.ENXIO  # fifo(7)
+    return False
 
 
 class Machine:

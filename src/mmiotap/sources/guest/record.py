@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mmiotap.sources import control, recording
 from mmiotap.sources.child import Signals
-from mmiotap.sources.guest.machine import Log, Running, Started, log_file
+from mmiotap.sources.guest.machine import FOLDER, PIPE, Log, Running, Started, log_file, sweep
 from mmiotap.sources.recording import Progress
 from mmiotap.trace import store
 from mmiotap.trace.errors import MmiotapError
@@ -68,8 +68,9 @@ def record(
     store.check_name(folder, force)
     own = log_file(list(command))
     with contextlib.ExitStack() as stack:
-        pipes = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mmiotap-")))
-        log = Log(pipes / "log", copy_to=Path(own) if own else None)
+        sweep()
+        pipes = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=FOLDER)))
+        log = Log(pipes / PIPE, copy_to=Path(own) if own else None)
         stack.callback(log.finish)
         machine: Running | Started
         if qmp is not None:

@@ -5,12 +5,13 @@ As a system call is made there (ptrace/space.py), with a stack of its own; all r
 
 import os
 import time
+from contextlib import suppress
 from typing import Protocol
 
 from mmiotap.sources.inside.places import ALL_BUT_AGENTS
 from mmiotap.sources.ptrace import calls
 from mmiotap.sources.ptrace.calls import Gone
-from mmiotap.sources.ptrace.thread import Ended, Thread
+from mmiotap.sources.ptrace.thread import Thread
 
 #: Seconds that a call may take: loading the agent takes some milliseconds.
 PATIENCE = 20.0
@@ -21,6 +22,8 @@ _GETPID = 39
 #: TF and DF (SDM volume 1, 3.4.3); the psABI wants the second to be clear.
 _FLAGS = 0x100 | 0x400
 _AFTER_SYSCALL = 2
+#: The low byte of a stop's status, bits/waitstatus.h.
+_STOPPED = 0x7F
 
 
 class CallFailed(Exception):  # noqa: N818  (of what is called, that is)
@@ -39,7 +42,37 @@ class Stack(Protocol):
     def put(self, address: int, data: bytes) -> None: ...
 
 
-def call(thread: Thread, stack: Stack, function: int, *arguments: int) -> int:
+class HeldThread(Thread):
+    """A thread of a process that may be a child of ours: its end is not taken from whoever waits for it."""
+
+    def wait(self) -> int:
+        """The next stop's status. Raises Gone if there is none any more."""
+        status = self._next(0)
+        assert status is not None
+        return status
+
+    def wait_until(self, end: float) -> int | None:
+        """The next stop's status; None if there is none before this time (of the monotonic clock)."""
+        while (status := self._next(os.WNOHANG)) is None and time.monotonic() < end:
+            time.sleep(_LOOK_AGAIN)
+        return status
+
+    def bury(self) -> None:
+        """It has ended. Nobody else waits for it, but for a process's first one, which goes when its tracer has."""
+        if self.tid != self.pid:
+            with suppress(ChildProcessError):
+                os.waitpid(self.tid, calls.WALL | os.WNOHANG)
+
+    def _next(self, options: int) -> int | None:
+        try:
+            found = os.waitid(os.P_PID, self.tid, os.WSTOPPED | calls.WALL | options)
+        except ChildProcessError:
+            self.bury()
+            raise Gone(self.tid) from None
+        return None if found is None else found.si_status << 8 | _STOPPED
+
+
+def call(thread: HeldThread, stack: Stack, function: int, *arguments: int) -> int:
     """The function's result, unsigned. Raises CallFailed, Gone.
 
     It returns to a system call instruction, where the thread stops before it makes the call: that needs no signal,
@@ -65,11 +98,11 @@ def call(thread: Thread, stack: Stack, function: int, *arguments: int) -> int:
         calls.set_signal_mask(thread.tid, mask)
 
 
-def _run(thread: Thread, back_at: int, back_with: int) -> int:
+def _run(thread: HeldThread, back_at: int, back_with: int) -> int:
     end = time.monotonic() + PATIENCE
     while True:
         calls.go_on(thread.tid)
-        status = wait(thread, end)
+        status = thread.wait_until(end)
         if status is None:
             calls.interrupt(thread.tid)
             thread.wait()
@@ -86,7 +119,7 @@ def _run(thread: Thread, back_at: int, back_with: int) -> int:
             raise CallFailed(f"it failed with signal {number} at {calls.registers(thread.tid).rip:#x}")
 
 
-def _come_to_rest(thread: Thread) -> None:
+def _come_to_rest(thread: HeldThread) -> None:
     """Out of a system call, or of code that never comes back, into a stop of its own."""
     calls.interrupt(thread.tid)
     while True:
@@ -94,19 +127,3 @@ def _come_to_rest(thread: Thread) -> None:
         status = thread.wait()
         if calls.stopping_event(status) == calls.EVENT_STOP:
             return
-
-
-def wait(thread: Thread, end: float) -> int | None:
-    """The next stop's status; None if there is none before this time (of the monotonic clock)."""
-    while True:
-        try:
-            found, status = os.waitpid(thread.tid, calls.WALL | os.WNOHANG)
-        except ChildProcessError:
-            raise Gone(thread.tid) from None
-        if found:
-            if not os.WIFSTOPPED(status):
-                raise Ended(thread.tid, status)
-            return status
-        if time.monotonic() >= end:
-            return None
-        time.sleep(_LOOK_AGAIN)

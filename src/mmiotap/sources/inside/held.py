@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from mmiotap.sources.inside.calling import wait
+from mmiotap.sources.inside.calling import HeldThread
 from mmiotap.sources.inside.places import AGENTS_SIGNALS, is_taken_over
 from mmiotap.sources.ptrace import calls, maps, process
 from mmiotap.sources.ptrace.calls import Gone
-from mmiotap.sources.ptrace.thread import FAULTS, Ended, Thread
+from mmiotap.sources.ptrace.thread import FAULTS
 from mmiotap.trace.errors import MmiotapError
 
 #: Seconds that we wait for a thread to stop before we look whether it can; and for all to stand where they may, of
@@ -38,7 +38,7 @@ _SCHED_YIELD = 24
 _TURNS = 20
 
 
-Test = Callable[[Thread], bool]
+Test = Callable[[HeldThread], bool]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -86,7 +86,7 @@ class Held:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.threads: dict[int, Thread] = {}
+        self.threads: dict[int, HeldThread] = {}
 
     def __enter__(self) -> "Held":
         return self
@@ -100,13 +100,12 @@ class Held:
                     _stop(thread)
                 thread.detach()
             except Gone:
-                with suppress(OSError):
-                    os.waitpid(thread.tid, calls.WALL | os.WNOHANG)  # of a process that was killed nothing else remains
+                thread.bury()
             except OSError:
                 pass
         self.threads.clear()
 
-    def hold_one(self, tid: int) -> Thread | None:
+    def hold_one(self, tid: int) -> HeldThread | None:
         """Stop this thread. None: it has ended, or cannot stop now."""
         try:
             thread = self.threads.get(tid) or self._seize(tid)
@@ -115,7 +114,7 @@ class Held:
             self.threads.pop(tid, None)
             return None
 
-    def let_one_go(self, thread: Thread) -> None:
+    def let_one_go(self, thread: HeldThread) -> None:
         """It runs on, and is not ours any more."""
         del self.threads[thread.tid]
         with suppress(Gone):
@@ -129,16 +128,14 @@ class Held:
                     with suppress(Gone):
                         calls.interrupt(thread.tid)
                     self._stop_or_drop(thread)
-            new = [tid for tid in self._tids() if tid not in self.threads]
+            new = [tid for tid in self.tids() if tid not in self.threads]
             for tid in new:
                 with suppress(Gone):
                     self._stop_or_drop(self._seize(tid))
             if not new:
                 break
-        if not self.threads:
-            raise Gone(self.pid)
 
-    def until(self, is_clear: Test, is_in_libc: Test, what: str) -> Thread:
+    def until(self, is_clear: Test, is_in_libc: Test, what: str) -> HeldThread:
         """Stop all threads so that each is clear; those that are not go on a little. Returns one that can make calls.
 
         The others stand meanwhile, for all are hardly ever clear by chance; now and then they go on, too, for one may
@@ -178,7 +175,7 @@ class Held:
                 thread.run()
         time.sleep(_MOMENT)
 
-    def _advance(self, thread: Thread, is_clear: Test) -> None:
+    def _advance(self, thread: HeldThread, is_clear: Test) -> None:
         """Let one go on to where it is clear, in a few stops.
 
         One that faults all the time is clear as it comes out of its handler, by a system call, and nowhere else; one
@@ -186,7 +183,7 @@ class Held:
         """
         for _ in range(_STOPS):
             thread.go_on()
-            status = wait(thread, time.monotonic() + _MOMENT)
+            status = thread.wait_until(time.monotonic() + _MOMENT)
             if status is None:
                 calls.interrupt(thread.tid)
                 if not _stop(thread):
@@ -196,39 +193,42 @@ class Held:
             if is_clear(thread) or thread.registers().orig_rax == _SCHED_YIELD:
                 return  # the second: it waits for another one's lock
         if thread.usable and thread.signal is None and not has_fault(thread):
-            self._step(thread, is_clear, _STEPS)
+            with _memory(thread) as memory:
+                self._step(thread, memory, is_clear, _STEPS)
 
-    def _settle(self, thread: Thread, is_in_libc: Test) -> None:
+    def _settle(self, thread: HeldThread, is_in_libc: Test) -> None:
         """If it is about to make a system call that the agent stands in front of, let it come back from that: the agent
         would not know of it."""
         if thread.usable and thread.signal is None and is_in_libc(thread):
-            self._step(thread, lambda thread: not is_in_libc(thread), _STEPS_IN_LIBC)
-            if _next_code(thread) == _SYSCALL and is_taken_over(thread.registers().rax):
+            with _memory(thread) as memory:
+                self._step(thread, memory, lambda thread: not is_in_libc(thread), _STEPS_IN_LIBC)
+                makes_call = _next_code(thread, memory) == _SYSCALL
+            if makes_call and is_taken_over(thread.registers().rax):
                 self._advance(thread, lambda thread: thread.usable)
 
-    def _step(self, thread: Thread, is_clear: Test, most: int) -> None:
+    def _step(self, thread: HeldThread, memory: int, is_clear: Test, most: int) -> None:
         """The same by single instructions, so many at most."""
         with unblocked(thread):
             for _ in range(most):
-                if is_clear(thread) or not self._step_once(thread):
+                if is_clear(thread) or not self._step_once(thread, memory):
                     return
 
-    def _step_once(self, thread: Thread) -> bool:
+    def _step_once(self, thread: HeldThread, memory: int) -> bool:
         """False: it has done something else, or could not.
 
         Not over a system call: the trap flag that a handler's return gives a thread would be taken for ours, and lost.
         """
-        code = _next_code(thread)
+        code = _next_code(thread, memory)
         if code == _SYSCALL:
             return False
         if code[:1] == _POPF:
-            _pop_flags(thread)
+            _pop_flags(thread, memory)
             return True
         before = thread.registers()
         pushes_flags = code[:1] == _PUSHF and not before.eflags & _TRAP_FLAG
         calls.single_step(thread.tid)
         # As long as it takes: a step's trap that came later would be taken for a signal of the program's.
-        while (status := wait(thread, time.monotonic() + PATIENCE)) is not None and calls.stopping_event(status):
+        while (status := thread.wait_until(time.monotonic() + PATIENCE)) is not None and calls.stopping_event(status):
             calls.single_step(thread.tid)  # it was told to stop before; the trap is still to come
         if status is None:
             thread.stopped = False
@@ -239,41 +239,45 @@ class Held:
             thread.stop(status)
             return False
         if pushes_flags and thread.registers().rip != before.rip:  # a step out of a system call runs no instruction
-            _clear_pushed_trap_flag(thread)
+            _clear_pushed_trap_flag(thread, memory)
         return True
 
-    def still(self) -> list[Thread]:
+    def still(self) -> list[HeldThread]:
         return [thread for thread in self.threads.values() if thread.stopped]
 
-    def _tids(self) -> list[int]:
+    def tids(self) -> list[int]:
+        """Of its threads that have not ended, as far as we know of those that are ours. Raises Gone: there are none."""
         try:
-            return maps.threads(self.pid)
+            tids = [tid for tid in maps.threads(self.pid) if tid in self.threads or not _has_ended(tid)]
         except (FileNotFoundError, ProcessLookupError):
-            raise Gone(self.pid) from None
+            tids = []
+        if not tids:
+            raise Gone(self.pid)
+        return tids
 
-    def _seize(self, tid: int) -> Thread:
+    def _seize(self, tid: int) -> HeldThread:
         try:
             calls.seize(tid, follow=False)
         except OSError as error:
+            if _has_ended(tid):
+                raise Gone(tid) from None
             raise process.refused(self.pid, error) from error
-        thread = self.threads[tid] = Thread(tid, self.pid)
+        thread = self.threads[tid] = HeldThread(tid, self.pid)
         calls.interrupt(tid)
         return thread
 
-    def _stop_or_drop(self, thread: Thread) -> None:
+    def _stop_or_drop(self, thread: HeldThread) -> None:
         try:
             if not _stop(thread) and not _is_deep(thread):
                 raise Unreachable(f"process {self.pid}: its thread {thread.tid} does not stop")
-        except Ended:
-            del self.threads[thread.tid]
         except Gone:
             self.threads.pop(thread.tid, None)
 
 
-def _stop(thread: Thread) -> bool:
+def _stop(thread: HeldThread) -> bool:
     """It was told to stop. False: it does not. One that can must get a processor first, however long that takes."""
     end = time.monotonic() + PATIENCE
-    while (status := wait(thread, time.monotonic() + _STOPPING)) is None:
+    while (status := thread.wait_until(time.monotonic() + _STOPPING)) is None:
         if _is_deep(thread) or time.monotonic() >= end:
             return False
     thread.stop(status)
@@ -281,7 +285,7 @@ def _stop(thread: Thread) -> bool:
 
 
 @contextmanager
-def unblocked(thread: Thread) -> Iterator[None]:
+def unblocked(thread: HeldThread) -> Iterator[None]:
     """Inside, a thread that has stopped can be stepped. A trap that the thread has blocked would be let through by the
     kernel for good, and the program's handler be gone (kernel/signal.c, force_sig_info_to_task).
     """
@@ -297,47 +301,64 @@ def unblocked(thread: Thread) -> Iterator[None]:
             calls.set_signal_mask(thread.tid, mask)
 
 
-def _next_code(thread: Thread) -> bytes:
+@contextmanager
+def _memory(thread: HeldThread) -> Iterator[int]:
+    """Its memory, as a descriptor: good until it makes a system call, which may be exec. Raises Gone."""
+    try:
+        memory = os.open(f"/proc/{thread.tid}/mem", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        raise Gone(thread.tid) from None
+    try:
+        yield memory
+    finally:
+        os.close(memory)
+
+
+def _next_code(thread: HeldThread, memory: int) -> bytes:
     """The two bytes that it runs next; none if it is to fault for want of them."""
     try:
-        with Path(f"/proc/{thread.tid}/mem").open("rb", buffering=0) as memory:
-            return os.pread(memory.fileno(), len(_SYSCALL), int(thread.registers().rip))
+        return os.pread(memory, len(_SYSCALL), int(thread.registers().rip))
     except OSError:
         return b""
 
 
-def _clear_pushed_trap_flag(thread: Thread) -> None:
+def _clear_pushed_trap_flag(thread: HeldThread, memory: int) -> None:
     """Of the flags that a step has just pushed: taken back when nobody steps it any more, ours would make a trap that
     the thread dies of."""
-    with Path(f"/proc/{thread.tid}/mem").open("r+b", buffering=0) as memory:
-        at = int(thread.registers().rsp)
-        flags = int.from_bytes(os.pread(memory.fileno(), 8, at), "little")
-        os.pwrite(memory.fileno(), (flags & ~_TRAP_FLAG).to_bytes(8, "little"), at)
+    at = int(thread.registers().rsp)
+    flags = int.from_bytes(os.pread(memory, 8, at), "little")
+    os.pwrite(memory, (flags & ~_TRAP_FLAG).to_bytes(8, "little"), at)
 
 
-def _pop_flags(thread: Thread) -> None:
+def _pop_flags(thread: HeldThread, memory: int) -> None:
     """What popfq does. After a step of that the kernel believes that the trap flag, which it sets for all steps, is the
     thread's own (arch/x86/kernel/step.c, is_setting_trap_flag): it would stay, and kill."""
     values = thread.registers()
-    with Path(f"/proc/{thread.tid}/mem").open("rb", buffering=0) as memory:
-        values.eflags = int.from_bytes(os.pread(memory.fileno(), 8, values.rsp), "little")
+    values.eflags = int.from_bytes(os.pread(memory, 8, values.rsp), "little")
     values.rsp += 8
     values.rip += len(_POPF)
     thread.set_registers(values)
 
 
-def _is_deep(thread: Thread) -> bool:
+def _is_deep(thread: HeldThread) -> bool:
     """Does it sleep uninterruptibly in the kernel? Then it makes no access before it has come out, and stopped."""
     return maps.status(thread.tid)["State"].startswith("D")
 
 
-def forget_fault(thread: Thread) -> None:
+def _has_ended(tid: int) -> bool:
+    try:
+        return maps.status(tid)["State"][0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def forget_fault(thread: HeldThread) -> None:
     """A fault that the thread has stopped with, and was not told of, comes again: its instruction was not done."""
     if thread.signal is not None and thread.signal.number in FAULTS and thread.signal.code > 0:
         thread.signal = None
 
 
-def has_fault(thread: Thread) -> bool:
+def has_fault(thread: HeldThread) -> bool:
     """Is a signal of the agent's under way to a thread: one that it has stopped with, or that is to come?"""
     if thread.signal is not None and AGENTS_SIGNALS >> thread.signal.number - 1 & 1:
         return True

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from mmiotap.sources.inside import symbols
 from mmiotap.sources.inside.borrowed import Borrowed, borrowed
-from mmiotap.sources.inside.calling import CallFailed, call
+from mmiotap.sources.inside.calling import CallFailed, HeldThread, call
 from mmiotap.sources.inside.held import PATIENCE, Held, Unreachable, apart, forget_fault, has_fault, unblocked
 from mmiotap.sources.inside.places import ALL_BUT_AGENTS, Places, is_taken_over, system_call
 from mmiotap.sources.launch import NoAgentError
-from mmiotap.sources.ptrace import calls, maps
+from mmiotap.sources.ptrace import calls
 from mmiotap.sources.ptrace.calls import Gone
-from mmiotap.sources.ptrace.thread import Thread
 from mmiotap.trace.errors import MmiotapError
 
 #: What the functions of agent/src/attach.rs answer.
@@ -63,7 +62,7 @@ def leave(pid: int, agent: Path) -> None:
     _call_alone(pid, agent, "mmiotap_agent_detach", None)
 
 
-def _open(places: Places, memory: Borrowed, thread: Thread, agent: Path) -> None:
+def _open(places: Places, memory: Borrowed, thread: HeldThread, agent: Path) -> None:
     """dlopen: by its path, or, where the process does not see that or may not, by a descriptor of ours."""
     dlopen, dlerror = (places.function(name) for name in ("dlopen", "dlerror"))
     if dlopen is None or dlerror is None:
@@ -81,15 +80,11 @@ def _open(places: Places, memory: Borrowed, thread: Thread, agent: Path) -> None
             raise _stays_out(memory.space.pid, f"dlopen: {why}")
 
 
-def _find_thread(held: Held, agent: Path) -> tuple[Places, Thread]:
+def _find_thread(held: Held, agent: Path) -> tuple[Places, HeldThread]:
     """A thread that may call libc, stopped. The others run, and so may give back the locks that it needs."""
     end = time.monotonic() + _LOOKING
     while True:
-        try:
-            tids = maps.threads(held.pid)
-        except (FileNotFoundError, ProcessLookupError):
-            raise Gone(held.pid) from None
-        for tid in tids:
+        for tid in held.tids():
             thread = held.hold_one(tid)
             if thread is None:
                 continue
@@ -127,7 +122,7 @@ class _Standing:
         self._agent = agent
         self._places = Places(pid, agent)
 
-    def is_clear(self, thread: Thread) -> bool:
+    def is_clear(self, thread: HeldThread) -> bool:
         """Outside of the agent's code, and not on its way into a system call that the agent has to know of."""
         registers = thread.registers()
         if (path := self._places.at(registers.rip)) is None:
@@ -140,11 +135,11 @@ class _Standing:
         mask = calls.signal_mask(thread.tid)
         return not has_fault(thread) and self._places.is_clear_of_agent(registers, mask)
 
-    def is_in_libc(self, thread: Thread) -> bool:
+    def is_in_libc(self, thread: HeldThread) -> bool:
         return self._places.is_in_libc(thread.registers())
 
 
-def _call_still(held: Held, lender: Thread, agent: Path, name: str, arena: Path | None) -> int:
+def _call_still(held: Held, lender: HeldThread, agent: Path, name: str, arena: Path | None) -> int:
     """The function gets the arena, if any, and all threads; what it makes of their masks they have afterwards."""
     pid, threads = held.pid, held.still()
     masks = {thread.tid: calls.signal_mask(thread.tid) for thread in threads}
@@ -177,7 +172,7 @@ def _open_there(memory: Borrowed, arena: Path | None) -> Iterator[tuple[int, ...
             yield (descriptor,)
 
 
-def _table(memory: Borrowed, threads: list[Thread], masks: dict[int, int]) -> bytes:
+def _table(memory: Borrowed, threads: list[HeldThread], masks: dict[int, int]) -> bytes:
     """The agent keeps a word for each thread of libc's, beside what libc keeps for it: found by its thread pointer."""
     table, seen = b"", set()
     for thread in threads:

@@ -11,22 +11,21 @@ from contextlib import suppress
 from pathlib import Path
 
 from mmiotap.sources import control, launch
-from mmiotap.sources.agent import patch_after
+from mmiotap.sources.agent import settings
 from mmiotap.sources.inside import loading, symbols
 from mmiotap.sources.launch import NoAgentError
 from mmiotap.sources.ptrace import maps as proc
 from mmiotap.sources.ptrace import process
 from mmiotap.sources.ptrace.calls import Gone
 from mmiotap.sources.recording import DEFAULT_BUFFER, Progress, Recording, RecordResult, default_folder
+from mmiotap.trace import store
 from mmiotap.trace.errors import MmiotapError
-from mmiotap.trace.store import read_info
 
 
 def check(pid: int, agent: Path) -> None:
     """Raises MmiotapError if the process cannot be recorded; it is a NoAgentError if that is so from inside only."""
     process.check(pid)
-    if (folder := recorded_into(pid)) is not None:
-        raise MmiotapError(f"process {pid} is being recorded already, into {folder}: end that recording first")
+    refuse_second(pid)
     try:
         objects = symbols.objects(proc.read(pid))
     except PermissionError as error:
@@ -36,16 +35,15 @@ def check(pid: int, agent: Path) -> None:
         raise NoAgentError(f"process {pid} {what}, so no agent can be loaded into it", "use --engine ptrace")
 
 
-def recorded_into(pid: int) -> Path | None:
-    """The folder of the recording that a process is part of, if its recorder still runs."""
+def refuse_second(pid: int) -> None:
+    """Raises MmiotapError if the process is part of a recording whose recorder still runs."""
     try:
         folder = control.find_recording(str(pid))
-        info = read_info(folder)
+        _, state = store.current(folder)
     except MmiotapError:
-        return None
-    return (
-        folder if info["state"] == "recording" and _is_running(info["recorder_pid"], info["recorder_start"]) else None
-    )
+        return
+    if state == "recording":
+        raise MmiotapError(f"process {pid} is being recorded already, into {folder}: end that recording first")
 
 
 def attach(
@@ -71,20 +69,11 @@ def attach(
     """
     agent = launch.find_agent()
     check(pid, agent)
-    rules = list(launch.DEVICE_PATHS) if maps is None else maps
-    launch.check_rules(rules)
-    settings = {
-        "maps": rules,
-        "on_full": on_full,
-        "latency": latency,
-        "patch": patch_after(patch) if smp == "emulate" else 0,
-        "protocol": protocol,
-        "smp": smp,
-    }
+    wanted = settings(maps, on_full, patch, protocol, smp, latency=latency)
     name = Path(proc.executable(pid)).name
     folder = Path(path) if path is not None else default_folder(name)
     attached = _Attached(pid, agent, until, seconds)
-    recording = Recording(folder, [name], settings, "agent", enabled=True, buffer=buffer, force=force)
+    recording = Recording(folder, [name], wanted, "agent", enabled=True, buffer=buffer, force=force)
     with recording.serving():
         try:
             attached.join(recording.trace.arena)
@@ -152,12 +141,3 @@ def _has_arena(pid: int) -> bool:
     except OSError:
         return False
     return any("/live/arena" in line.path and line.shared for line in lines)
-
-
-def _is_running(pid: int, start: int) -> bool:
-    """Is this the process that started then, in clock ticks since boot?"""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return False
-    return fields[0] not in "ZX" and int(fields[19]) == start
