@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from .case import ADJUST, ARITHMETIC, CARRY, FIXED, TARGET, WINDOW, Access, Case, Patch, Strings, Value
+from .program import MASKS
 
 SUFFIX = {1: "b", 2: "w", 4: "l", 8: "q"}
 OLD = {"a": "rax", "c": "rcx", "d": "rdx", "b": "rbx"}
-MASK_1 = 0x9E3779B97F4A7C15 * 2 & (1 << 64) - 1
 CONDITIONS = ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
 
 
@@ -734,8 +734,7 @@ def avx512(t: Table) -> None:
     t.add("vpcmpeqd @, %zmm24, %k3", read(64), needs="avx512f", may_be_unknown=True)
     t.add("kmovw @, %k4", read(2), needs="avx512f")
     t.add("kmovq %k4, @", write(8), needs="avx512bw")
-    # runner.c sets the mask registers.
-    chosen = [TARGET + 4 * n for n in range(16) if MASK_1 & 1 << n]
+    chosen = [TARGET + 4 * n for n in range(16) if MASKS[1] & 1 << n]
     reads, writes = ([access(4, offset=offset) for offset in chosen] for access in (read, write))
     t.add("vmovdqu32 @, %zmm25{%k1}", *reads, needs="avx512f", may_be_unknown=True)
     t.add("vmovdqu32 @, %zmm25{%k1}{z}", *reads, needs="avx512f", may_be_unknown=True)
