@@ -44,11 +44,12 @@ NONTEMPORAL = words(
 )
 #: Locked, and what was there comes back, or is worked out from one locked addition.
 TELLS_OLD = words("add sub adc sbb inc dec xadd xchg cmpxchg cmpxchg8b cmpxchg16b")
-#: With a mask they load the elements that it chooses, or so many, one behind the other. So do scalar instructions; all
-#: others load all of their operand.
 MASKED_MOVES = words("vmovdqu8 vmovdqu16 vmovdqu32 vmovdqu64 vmovdqa32 vmovdqa64 vmovups vmovupd vmovaps vmovapd")
-EXPANDS = words("vexpandps vexpandpd vpexpandb vpexpandw vpexpandd vpexpandq")
-COMPRESSES = words("vcompressps vcompresspd vpcompressb vpcompressw vpcompressd vpcompressq")
+#: With a mask they access as many elements as it chooses, one behind the other.
+PACKED = words(
+    "vexpandps vexpandpd vpexpandb vpexpandw vpexpandd vpexpandq "
+    "vcompressps vcompresspd vpcompressb vpcompressw vpcompressd vpcompressq"
+)
 #: No data is moved, whatever the decoder says.
 MOVES_NOTHING = words("clflush clflushopt clwb cldemote")
 
@@ -354,19 +355,22 @@ def elements(encoding: Encoding, instruction: Instruction) -> tuple[str, int, li
     elif mnemonic.startswith(("vmaskmov", "vpmaskmov")):
         size = 4 if mnemonic[-1] in "sd" and mnemonic not in ("vmaskmovpd",) else 8
         chosen = signed(vector(3), size, operand_size(encoding) // size)
-    elif instruction.has_op_mask and (kind == "write" or mnemonic in MASKED_MOVES | EXPANDS or is_scalar(instruction)):
+    elif instruction.has_op_mask and is_chosen(encoding):
         size = MemorySizeExt.element_size(instruction.memory_size)
         chosen = masked(instruction, operand_size(encoding) // size)
-        if mnemonic in EXPANDS | COMPRESSES:
+        if encoding.mnemonic in PACKED:
             chosen = range(len(chosen))
     else:
         return None
     return kind, size, [(TARGET + n * size, None) for n in chosen]
 
 
-def is_scalar(instruction: Instruction) -> bool:
-    """Whether it works on one element, of any vector length."""
-    return OpCodeInfo(instruction.code).is_lig and MemorySizeExt.element_count(instruction.memory_size) == 1
+def is_chosen(encoding: Encoding) -> bool:
+    """Whether a mask register chooses which elements are accessed. What else has a mask loads all of its operand."""
+    instruction = encoding.instruction
+    is_scalar = OpCodeInfo(encoding.code).is_lig and MemorySizeExt.element_count(instruction.memory_size) == 1
+    is_store = instruction.op0_kind == OpKind.MEMORY
+    return is_store or is_scalar or encoding.mnemonic in MASKED_MOVES | PACKED
 
 
 def signed(mask: bytes, size: int, count: int) -> list[int]:
