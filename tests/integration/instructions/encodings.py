@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 def words(kind: object) -> dict[int, str]:
     """The names of one of the decoder's enumerations."""
-    return {getattr(kind, name): name for name in dir(kind) if name[0].isupper()}
+    return {getattr(kind, name): name for name in dir(kind) if name.isupper()}
 
 
 CODES, MNEMONICS, CPUID = words(Code), words(Mnemonic), words(CpuidFeature)
@@ -104,7 +104,9 @@ def candidates() -> Iterator[bytes]:
     # SIB: base rsi, index 1 of the upper eight, scale 1.
     operand, rest, registers = b"\x0e", bytes(16), (2, 0, 1, 3, 4, 5, 6, 7)
     for prefix, rex, opcode_map in itertools.product(
-        (b"", b"\x66", b"\xf2", b"\xf3", b"\x66\xf2"), (b"\x42", b"\x4a"), (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a")
+        (b"", b"\x66", b"\xf2", b"\xf3", b"\x66\xf2", b"\x66\xf3"),
+        (b"\x42", b"\x4a"),
+        (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a"),
     ):
         for opcode, register in itertools.product(range(256), registers):
             yield prefix + rex + opcode_map + bytes((opcode, register << 3 | 4)) + operand + rest
