@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 from iced_x86 import (
@@ -149,6 +150,7 @@ CHOICES = (
 )
 
 
+@cache
 def generated(processor: frozenset[str]) -> list[Case]:
     return [case for encoding in supported(processor) for case in cases(encoding)]
 
