@@ -53,6 +53,8 @@ class Access:
     known: bool = True
     nontemporal: bool = False
     string: bool = False
+    #: What is written, where that is not what is there afterwards.
+    value: int | None = None
 
 
 @dataclass(frozen=True)

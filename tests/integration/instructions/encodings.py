@@ -1,6 +1,6 @@
 """Every encoding with a memory operand that the decoder knows, found by asking it: each opcode of each map and prefix.
 
-Left out are those with an EVEX or XOP prefix and 3DNow!, which no machine at hand has.
+Left out are those with an XOP prefix and 3DNow!, which no machine at hand has.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ UPPERCASE = """
     fpu mmx cmov cx8 fxsr sse sse2 ssse3 sse4_1 sse4_2 sse4a popcnt bmi1 bmi2 adx movbe aes pclmulqdq gfni avx avx2 fma
     f16c vaes vpclmulqdq avx_vnni clflushopt clwb clzero xsave xsaveopt xsavec movdiri movdir64b enqcmd cldemote ptwrite
     avx_ifma avx_vnni_int8 avx_vnni_int16 avx_ne_convert cmpccxadd sm3 sm4
+    avx512f avx512cd avx512dq avx512bw avx512vl avx512er avx512pf avx512_bf16 avx512_bitalg avx512_fp16 avx512_vbmi2
+    avx512_vnni avx512_vp2intersect avx512_vpopcntdq avx512_4fmaps avx512_4vnniw
 """.split()  # noqa: SIM905
 #: What the decoder calls a feature, and its flag in /proc/cpuinfo; "" where every x86-64 processor has it.
 FEATURES = {
@@ -26,6 +28,8 @@ FEATURES = {
     "SSE3": "pni",
     "LZCNT": "abm",
     "SHA": "sha_ni",
+    "AVX512_IFMA": "avx512ifma",
+    "AVX512_VBMI": "avx512vbmi",
     "CMPXCHG16B": "cx16",
     "CLFSH": "clflush",
     "PREFETCHW": "3dnowprefetch",
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 
 def words(kind: object) -> dict[int, str]:
     """The names of one of the decoder's enumerations."""
-    return {getattr(kind, name): name for name in dir(kind) if name[0].isupper()}
+    return {getattr(kind, name): name for name in dir(kind) if name.isupper()}
 
 
 CODES, MNEMONICS, CPUID = words(Code), words(Mnemonic), words(CpuidFeature)
@@ -90,11 +94,19 @@ def is_line(instruction: Instruction) -> bool:
     return instruction.code == Code.CLZEROQ
 
 
+#: The vector register between the others, inverted: 3; or none, which those with two operands insist on.
+THIRD = (12, 15)
+#: Opcodes with an EVEX prefix of which the first register's bits are a part.
+GROUPS = (0x71, 0x72, 0x73, 0xC6, 0xC7)
+
+
 def candidates() -> Iterator[bytes]:
     # SIB: base rsi, index 1 of the upper eight, scale 1.
     operand, rest, registers = b"\x0e", bytes(16), (2, 0, 1, 3, 4, 5, 6, 7)
     for prefix, rex, opcode_map in itertools.product(
-        (b"", b"\x66", b"\xf2", b"\xf3", b"\x66\xf2"), (b"\x42", b"\x4a"), (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a")
+        (b"", b"\x66", b"\xf2", b"\xf3", b"\x66\xf2", b"\x66\xf3"),
+        (b"\x42", b"\x4a"),
+        (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a"),
     ):
         for opcode, register in itertools.product(range(256), registers):
             yield prefix + rex + opcode_map + bytes((opcode, register << 3 | 4)) + operand + rest
@@ -104,12 +116,20 @@ def candidates() -> Iterator[bytes]:
         yield prefix + b"\x0f\xf7\xd3" + rest
         yield prefix + b"\x0f\x01\xfc" + rest
     yield b"\xc5\xf9\xf7\xd3" + rest
-    third = 12  # the vector register between the others, inverted: 3
-    for vex_map, pp, w, long in itertools.product((1, 2, 3), range(4), (0, 1), (0, 1)):
+    # is4: a fourth register, 4.
+    rest = b"\x40" + rest
+    for vex_map, pp, w, long, third in itertools.product((1, 2, 3), range(4), (0, 1), (0, 1), THIRD):
         for opcode, register in itertools.product(range(256), registers):
-            head = bytes((0xC4, 0xA0 | vex_map, w << 7 | third << 3 | long << 2 | pp, opcode, register << 3 | 4))
-            # is4: a fourth register, 4.
-            yield head + operand + b"\x40" + rest
+            prefix = bytes((0xC4, 0xA0 | vex_map, w << 7 | third << 3 | long << 2 | pp))
+            yield prefix + bytes((opcode, register << 3 | 4)) + operand + rest
+    # Those that need a mask get k4.
+    for evex_map, pp, w, long, third, mask in itertools.product(
+        (1, 2, 3, 5, 6), range(4), (0, 1), (0, 1, 2), THIRD, (0, 4)
+    ):
+        prefix = bytes((0x62, 0xB0 | evex_map, w << 7 | third << 3 | 4 | pp, long << 5 | 8 | mask))
+        for opcode in range(256):
+            for register in registers if opcode in GROUPS else registers[:1]:
+                yield prefix + bytes((opcode, register << 3 | 4)) + operand + rest
 
 
 #: Why an encoding has no case.

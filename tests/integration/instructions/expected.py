@@ -42,7 +42,8 @@ def row(access: Access, memory: bytes) -> Row:
         | layout.STRING * access.string
         | (0 if access.known else layout.VALUE_UNKNOWN | layout.REASON_LOCKED << layout.REASON_SHIFT)
     )
-    value = int.from_bytes(memory[access.offset : access.offset + access.width], "little") if access.known else 0
+    there = int.from_bytes(memory[access.offset : access.offset + access.width], "little") if access.known else 0
+    value = there if access.value is None else access.value
     return Row(access.kind, access.width, access.offset, value, flags)
 
 

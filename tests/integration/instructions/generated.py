@@ -6,11 +6,23 @@ the SDM.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, cast
 
-from iced_x86 import Encoder, Instruction, InstructionInfoFactory, MemorySizeExt, OpAccess, OpCodeInfo, OpKind, Register
+from iced_x86 import (
+    Encoder,
+    EncodingKind,
+    Instruction,
+    InstructionInfoFactory,
+    MemorySizeExt,
+    OpAccess,
+    OpCodeInfo,
+    OpKind,
+    Register,
+    RegisterExt,
+)
 
 from . import program
 from .case import FIXED, TARGET, Access, Case, Patch, Value
@@ -27,13 +39,18 @@ def words(text: str) -> frozenset[str]:
 #: rdi's side of string instructions.
 SECOND = TARGET + 0x100
 GARBAGE = 0xDEADBEEF
-INDICES = {4: (0, 3, -5, 100, 7, 7, -200, 31), 8: (0, -3, 50, 11)}
 NONTEMPORAL = words(
     "movnti movntq movntdq movntps movntpd movntsd movntss movntdqa vmovntdq vmovntps vmovntpd vmovntdqa "
     "maskmovq maskmovdqu vmaskmovdqu"
 )
 #: Locked, and what was there comes back, or is worked out from one locked addition.
 TELLS_OLD = words("add sub adc sbb inc dec xadd xchg cmpxchg cmpxchg8b cmpxchg16b")
+MASKED_MOVES = words("vmovdqu8 vmovdqu16 vmovdqu32 vmovdqu64 vmovdqa32 vmovdqa64 vmovups vmovupd vmovaps vmovapd")
+#: With a mask they access as many elements as it chooses, one behind the other.
+PACKED = words(
+    "vexpandps vexpandpd vpexpandb vpexpandw vpexpandd vpexpandq "
+    "vcompressps vcompresspd vpcompressb vpcompressw vpcompressd vpcompressq"
+)
 #: No data is moved, whatever the decoder says.
 MOVES_NOTHING = words("clflush clflushopt clwb cldemote")
 
@@ -67,21 +84,73 @@ def region(constant: int, **more: int | str) -> Value:
     return Value(constant + TARGET, plus="region", **more)  # type: ignore[arg-type]
 
 
+#: A displacement of 8 bits counts multiples of the operand's size where there is an EVEX prefix: up to 64.
 FORMS = (
     Form("base", registers={"rsi": region(0)}),
-    Form("base index*4 disp8", index=Register.R9, scale=4, displacement=0x10, size=1,
-         registers={"rsi": region(-0x10 - 4 * 5), "r9": 5}),
+    Form("base index*4 disp8", index=Register.R9, scale=4, displacement=0x40, size=1,
+         registers={"rsi": region(-0x40 - 4 * 5), "r9": 5}),
     Form("base disp32", base=Register.R14, displacement=-0x12345, size=8, registers={"r14": region(0x12345)}),
     Form("rip", base=Register.RIP, displacement=FIXED + TARGET, size=8, fixed=True),
     Form("fs base disp8", displacement=0x40, size=1, segment=Register.FS,
          registers={"rsi": Value(TARGET - 0x40, plus="region", minus="fs")}),
-    Form("base32 index32*2 disp8", base=Register.ESI, index=Register.R9D, scale=2, displacement=8, size=1, fixed=True,
-         registers={"rsi": region(-8 - 2 * 7, garbage=GARBAGE), "r9": Value(7, garbage=GARBAGE)}),
+    Form("base32 index32*2 disp8", Register.ESI, Register.R9D, scale=2, displacement=0x40, size=1, fixed=True,
+         registers={"rsi": region(-0x40 - 2 * 7, garbage=GARBAGE), "r9": Value(7, garbage=GARBAGE)}),
     Form("index*8 disp32", base=Register.NONE, index=Register.R9, scale=8, size=8, fixed=True,
          registers={"r9": Value(TARGET, plus="region", divide=8)}),
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What an EVEX prefix says besides: a mask, zero for what that leaves out, one element for all, upper registers."""
+
+    name: str = ""
+    forms: tuple[str, ...] = ()
+    mask: Register_ = Register.NONE
+    zeroes: bool = False
+    broadcasts: bool = False
+    upper: bool = False
+
+    def fits(self, instruction: Instruction) -> bool:
+        info = OpCodeInfo(instruction.code)
+        is_load = instruction.op0_kind == OpKind.REGISTER  # what a store leaves out is left alone
+        return (
+            instruction.encoding == EncodingKind.EVEX
+            and (self.mask == Register.NONE or info.can_use_op_mask_register)
+            and (not self.zeroes or (info.can_use_zeroing_masking and is_load))
+            and (not self.broadcasts or info.can_broadcast)
+        )
+
+    def set(self, instruction: Instruction) -> None:
+        if self.mask != Register.NONE:
+            instruction.op_mask = self.mask
+        instruction.zeroing_masking = self.zeroes
+        if self.broadcasts:
+            instruction.is_broadcast = True
+        if self.upper:
+            for op in range(instruction.op_count):
+                register = instruction.op_register(op)
+                if instruction.op_kind(op) == OpKind.REGISTER and RegisterExt.is_vector_register(register):
+                    instruction.set_op_register(op, cast("Register_", register + 16))
+            if instruction.is_vsib:
+                instruction.memory_index = cast("Register_", instruction.memory_index + 16)
+
+
+PLAIN = Choice()
+#: The lowest bit of k4 is set, that of k1 is not. A gather or scatter gets equal indices by k5.
+CHOICES = (
+    Choice("{upper}", ("base",), upper=True),
+    Choice("{k4}", ("base",), Register.K4),
+    Choice("{k1}", ("base index*4 disp8",), Register.K1),
+    Choice("{k4}{z}", ("base index*4 disp8",), Register.K4, zeroes=True),
+    Choice("{1toN}", ("base", "base index*4 disp8"), broadcasts=True),
+    Choice("{1toN}{k1}", ("base",), Register.K1, broadcasts=True),
+    Choice("{upper}", ("base vector*4",), upper=True),
+    Choice("{k5}", ("base vector*4", "base32 vector*4 disp8"), Register.K5),
+)
+
+
+@cache
 def generated(processor: frozenset[str]) -> list[Case]:
     return [case for encoding in supported(processor) for case in cases(encoding)]
 
@@ -95,9 +164,9 @@ def cases(encoding: Encoding) -> Iterator[Case]:
     if left_out(encoding):
         return
     for locked in (False, True) if OpCodeInfo(encoding.code).can_use_lock_prefix else (False,):
-        for form, instruction in formed(encoding):
+        for form, choice, instruction in formed(encoding):
             instruction.has_lock_prefix = locked
-            name = f"{'lock ' * locked}{encoding.name.lower()} [{form.name}]"
+            name = f"{'lock ' * locked}{encoding.name.lower()}{choice.name} [{form.name}]"
             yield Case(
                 name=name,
                 instruction=machine_code(instruction, form.base == Register.RIP),
@@ -112,8 +181,8 @@ def cases(encoding: Encoding) -> Iterator[Case]:
             )
 
 
-def formed(encoding: Encoding) -> Iterator[tuple[Form, Instruction]]:
-    """The encoding in every form of address."""
+def formed(encoding: Encoding) -> Iterator[tuple[Form, Choice, Instruction]]:
+    """The encoding in every form of address, and then with each choice that it has."""
     instruction = encoding.instruction
     if instruction.is_vsib:
         vector = Form("base vector*4", index=instruction.memory_index, scale=4, registers={"rsi": region(0)})
@@ -133,11 +202,15 @@ def formed(encoding: Encoding) -> Iterator[tuple[Form, Instruction]]:
         forms = (Form("moffs", Register.NONE, displacement=FIXED + TARGET, size=8, fixed=True),)
     else:
         forms = FORMS
-    for form in forms:
-        written = instruction.copy()
-        if has_operand(instruction) and encoding.mnemonic != "xlatb":
-            form.set(written)
-        yield form, written
+    for choice in (PLAIN, *(choice for choice in CHOICES if choice.fits(instruction))):
+        for form in forms:
+            if choice is not PLAIN and form.name not in choice.forms:
+                continue
+            written = instruction.copy()
+            if has_operand(instruction) and encoding.mnemonic != "xlatb":
+                form.set(written)
+            choice.set(written)
+            yield form, choice, written
 
 
 def has_operand(instruction: Instruction) -> bool:
@@ -209,8 +282,13 @@ def preparation(encoding: Encoding, instruction: Instruction) -> str:
         return "fldenv no_addresses(%rip)"
     if not instruction.is_vsib:
         return ""
-    vector = "ymm" if instruction.memory_index >= Register.YMM0 else "xmm"
-    return f"vmovdqu indices{64 if instruction.is_vsib64 else 32}(%rip), %{vector}9"
+    index = instruction.memory_index
+    move = "vmovdqu64" if instruction.encoding == EncodingKind.EVEX else "vmovdqu"
+    letter = VECTOR_SIZES[RegisterExt.size(index)]
+    return f"{move} indices{64 if instruction.is_vsib64 else 32}(%rip), %{letter}mm{RegisterExt.number(index)}"
+
+
+VECTOR_SIZES = {16: "x", 32: "y", 64: "z"}
 
 
 def vector(number: int) -> bytes:
@@ -225,8 +303,9 @@ def accesses(encoding: Encoding, instruction: Instruction, locked: bool) -> Iter
     if mnemonic in MOVES_NOTHING:
         return
     if chosen := elements(encoding, instruction):
-        kind, size, offsets = chosen
-        yield from (Access(kind, size, offset, nontemporal=nontemporal) for offset in offsets)
+        kind, size, places = chosen
+        for offset, value in places:
+            yield Access(kind, size, offset, nontemporal=nontemporal, value=value)
         return
     if mnemonic.startswith("xrstor"):
         for offset, size in ((512, 64), (0, 24), (32, 128), (160, 256), (576, 256), (24, 8)):
@@ -253,23 +332,54 @@ def accesses(encoding: Encoding, instruction: Instruction, locked: bool) -> Iter
 READS = (OpAccess.READ, OpAccess.COND_READ)
 
 
-def elements(encoding: Encoding, instruction: Instruction) -> tuple[str, int, list[int]] | None:
-    """Kind, size and places of the elements that a mask in a vector register chooses, by the signs of its elements."""
+def elements(encoding: Encoding, instruction: Instruction) -> tuple[str, int, list[tuple[int, int | None]]] | None:
+    """Kind and size of the elements that a mask chooses; their places, with their values where places may be equal."""
+    kind = "read" if instruction.op0_kind == OpKind.REGISTER else "write"
+    chosen: Iterable[int]
+    if instruction.is_vsib:
+        size, wide = MemorySizeExt.size(instruction.memory_size), 8 if instruction.is_vsib64 else 4
+        data = instruction.op_register(1 if kind == "write" else 0)
+        count = min(RegisterExt.size(data) // size, RegisterExt.size(instruction.memory_index) // wide)
+        chosen = masked(instruction, count) if instruction.has_op_mask else signed(vector(3), size, count)
+        stored = vector(RegisterExt.number(data))
+        return kind, size, [
+            (
+                TARGET + 4 * program.INDICES[wide][n],
+                int.from_bytes(stored[n * size : (n + 1) * size], "little") if kind == "write" else None,
+            )
+            for n in chosen
+        ]  # fmt: skip
     mnemonic = encoding.mnemonic
     if mnemonic == "maskmovq":
-        mask, size, count = program.content()[64 * 3 : 64 * 3 + 8], 1, 8
+        size, chosen = 1, signed(program.content()[64 * 3 : 64 * 3 + 8], 1, 8)
     elif mnemonic in ("maskmovdqu", "vmaskmovdqu"):
-        mask, size, count = vector(3), 1, 16
+        size, chosen = 1, signed(vector(3), 1, 16)
     elif mnemonic.startswith(("vmaskmov", "vpmaskmov")):
         size = 4 if mnemonic[-1] in "sd" and mnemonic not in ("vmaskmovpd",) else 8
-        mask, count = vector(3), operand_size(encoding) // size
-    elif instruction.is_vsib:
-        size, wide = operand_size(encoding), 8 if instruction.is_vsib64 else 4
-        data, index = (32 if it >= Register.YMM0 else 16 for it in (instruction.op0_register, instruction.memory_index))
-        mask, count = vector(3), min(data // size, index // wide)
-        chosen = [TARGET + 4 * INDICES[wide][n] for n in range(count) if mask[(n + 1) * size - 1] & 0x80]
-        return "read", size, chosen
+        chosen = signed(vector(3), size, operand_size(encoding) // size)
+    elif instruction.has_op_mask and is_chosen(encoding):
+        size = MemorySizeExt.element_size(instruction.memory_size)
+        chosen = masked(instruction, operand_size(encoding) // size)
+        if encoding.mnemonic in PACKED:
+            chosen = range(len(chosen))
     else:
         return None
-    kind = "read" if instruction.op_kind(0) == OpKind.REGISTER else "write"
-    return kind, size, [TARGET + n * size for n in range(count) if mask[(n + 1) * size - 1] & 0x80]
+    return kind, size, [(TARGET + n * size, None) for n in chosen]
+
+
+def is_chosen(encoding: Encoding) -> bool:
+    """Whether a mask register chooses which elements are accessed. What else has a mask loads all of its operand."""
+    instruction = encoding.instruction
+    is_scalar = OpCodeInfo(encoding.code).is_lig and MemorySizeExt.element_count(instruction.memory_size) == 1
+    is_store = instruction.op0_kind == OpKind.MEMORY
+    return is_store or is_scalar or encoding.mnemonic in MASKED_MOVES | PACKED
+
+
+def signed(mask: bytes, size: int, count: int) -> list[int]:
+    """Which elements a vector chooses by their signs."""
+    return [n for n in range(count) if mask[(n + 1) * size - 1] & 0x80]
+
+
+def masked(instruction: Instruction, count: int) -> list[int]:
+    """Which elements its mask register chooses."""
+    return [n for n in range(count) if program.MASKS[RegisterExt.number(instruction.op_mask)] >> n & 1]

@@ -12,6 +12,10 @@ BASES = {"zero": 0, "region": 1, "side": 2, "stack": 3, "fs": 4}
 PATCHES = 10
 #: struct state of runner.c
 FLAGS, MASK, VECTOR, X87 = 128, 144, 256, 256 + 32 * 64
+#: What the mask registers hold at the start; see runner.c.
+MASKS = tuple(0x9E3779B97F4A7C15 * (number + 1) & (1 << 64) - 1 for number in range(8))
+#: Of gathers and scatters, by their width: some are the same.
+INDICES = {4: (0, 3, -5, 100, 7, 7, -200, 31, 40, 41, -60, 12, 300, 12, -9, 55), 8: (0, -3, 50, 11, 90, 90, -40, 25)}
 IN_ORDER = [(name, 8 * number) for number, name in enumerate(REGISTERS)]
 
 RUN = """
@@ -51,8 +55,8 @@ host_stack: .zero 8
     .section .rodata
     .globl content, tests, test_count
 content: .incbin "content.bin"
-indices32: .long 0, 3, -5, 100, 7, 7, -200, 31
-indices64: .quad 0, -3, 50, 11
+indices32: .long {indices[4]}
+indices64: .quad {indices[8]}
 x87_value: .double 1234.5
 no_addresses: .long 0x37f, 5 << 11, 0x3ff, 0, 0, 0, 0
 default_mxcsr: .long 0x1f80
@@ -84,6 +88,7 @@ def assembly(cases: Sequence[Case], processor: frozenset[str]) -> str:
             flags=FLAGS,
             x87=X87,
             state=X87 + 512,
+            indices={width: ", ".join(map(str, values)) for width, values in INDICES.items()},
             load_mmx="\n".join(f"    movq content+{64 * n}(%rip), %mm{n}" for n in range(8)),
             load_vectors=load,
             store_vectors=store,

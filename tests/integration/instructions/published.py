@@ -13,13 +13,15 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from iced_x86 import OpCodeInfo, OpKind
+
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
 from instructions.case import Case  # noqa: E402
 from instructions.encodings import FEATURES, LEFT_OUT, Encoding, all_encodings, left_out  # noqa: E402
-from instructions.generated import cases, generated, supported  # noqa: E402
+from instructions.generated import PACKED, cases, generated, is_chosen, supported  # noqa: E402
 from instructions.tracing import PROCESSOR, Outcome, Runner  # noqa: E402
 
 PAGE = HERE.parents[2] / "docs" / "instructions.md"
@@ -33,10 +35,12 @@ def document(processor: frozenset[str], outcome: Outcome) -> str:
     events = groups((shape_of(next(cases(encoding))), encoding) for encoding in runs)
     out = groups((LEFT_OUT[reason], it) for it in supported(processor) if (reason := left_out(it)))
     absent = [encoding for encoding in all_encodings() if encoding.code not in here]
+    masked = groups((masked_shape_of(it), it) for it in runs if OpCodeInfo(it.code).can_use_op_mask_register)
     tables = {
         "@FLAGS": ", ".join(flags(processor)),
         "@FEATURES": "\n".join(by_feature(here, outcome)),
         "@EVENTS": "\n".join(map(row, events)),
+        "@MASKED": "\n".join(map(row, masked)),
         "@LEFT_OUT": "\n".join(map(row, [*out, ("this processor does not have it", absent)])),
     }
     page = TEMPLATE.read_text()
@@ -84,6 +88,20 @@ def groups(pairs: Iterable[tuple[str, Encoding]]) -> list[tuple[str, list[Encodi
     return sorted(found.items())
 
 
+PLAIN_WIDTHS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def masked_shape_of(encoding: Encoding) -> str:
+    """Its events in words, with a mask."""
+    instruction = encoding.instruction
+    kind = "write" if instruction.op0_kind == OpKind.MEMORY else "read"
+    if encoding.mnemonic in PACKED:
+        return f"a {kind} for each element that is chosen, one behind the other"
+    if instruction.is_vsib or is_chosen(encoding):
+        return f"a {kind} for each element that is chosen"
+    return f"a {kind} of all of the operand, if any element is chosen"
+
+
 def shape_of(case: Case) -> str:
     """Its events in words."""
     if case.some_of:
@@ -94,10 +112,10 @@ def shape_of(case: Case) -> str:
         return "none"
     if case.accesses[0].rmw:
         return "a read and a write"
-    if "MASKMOV" in case.code or "GATHER" in case.code:
+    if any(word in case.code for word in ("MASKMOV", "GATHER", "SCATTER")):
         return f"a {kinds[0]} for each element that is chosen"
     if len(kinds) == 1:
-        return f"a {kinds[0]}, of {widths[0]} bytes" if widths[0] not in (1, 2, 4, 8, 16, 32) else f"a {kinds[0]}"
+        return f"a {kinds[0]}, of {widths[0]} bytes" if widths[0] not in PLAIN_WIDTHS else f"a {kinds[0]}"
     if len(kinds) == 2:
         return "two reads" if kinds == ["read", "read"] else "a read and a write, at two places"
     return "a read for the header, and for each component that is loaded"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from .case import ADJUST, ARITHMETIC, CARRY, FIXED, TARGET, WINDOW, Access, Case, Patch, Strings, Value
+from .program import MASKS
 
 SUFFIX = {1: "b", 2: "w", 4: "l", 8: "q"}
 OLD = {"a": "rax", "c": "rcx", "d": "rdx", "b": "rbx"}
-MASK_1 = 0x9E3779B97F4A7C15 * 2 & (1 << 64) - 1
 CONDITIONS = ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
 
 
@@ -713,17 +713,16 @@ def avx(t: Table) -> None:
 
 
 def avx512(t: Table) -> None:
-    # From outside nobody looks into registers of 64 bytes.
     for operation in ("vmovdqu32", "vmovdqa64", "vmovups", "vmovapd"):
-        t.add(f"{operation} @, %zmm17", read(64), needs="avx512f", may_be_unknown=True)
-        t.add(f"{operation} %zmm17, @", write(64), needs="avx512f", may_be_unknown=True)
+        t.add(f"{operation} @, %zmm17", read(64), needs="avx512f")
+        t.add(f"{operation} %zmm17, @", write(64), needs="avx512f")
     for operation in ("vmovntdq", "vmovntps"):
-        t.add(f"{operation} %zmm18, @", write(64, nontemporal=True), needs="avx512f", may_be_unknown=True)
-    t.add("vmovntdqa @, %zmm18", read(64, nontemporal=True), needs="avx512f", may_be_unknown=True)
+        t.add(f"{operation} %zmm18, @", write(64, nontemporal=True), needs="avx512f")
+    t.add("vmovntdqa @, %zmm18", read(64, nontemporal=True), needs="avx512f")
     t.add("vmovdqu8 @, %ymm19", read(32), needs="avx512bw avx512vl")
     t.add("vmovdqu16 %xmm19, @", write(16), needs="avx512bw avx512vl")
     for operation in ("vpaddd", "vpxorq", "vaddps", "vmulpd", "vpternlogd $0x96,", "vpermd"):
-        t.add(f"{operation} @, %zmm20, %zmm21", read(64), needs="avx512f", may_be_unknown=True)
+        t.add(f"{operation} @, %zmm20, %zmm21", read(64), needs="avx512f")
     t.add("vaddps @{1to16}, %zmm20, %zmm21", read(4), needs="avx512f")
     t.add("vpaddq @{1to8}, %zmm20, %zmm21", read(8), needs="avx512f")
     t.add("vpbroadcastd @, %zmm22", read(4), needs="avx512f")
@@ -731,11 +730,10 @@ def avx512(t: Table) -> None:
     t.add("vinserti64x4 $1, @, %zmm22, %zmm23", read(32), needs="avx512f")
     t.add("vextracti64x4 $1, %zmm23, @", write(32), needs="avx512f")
     t.add("vpmovqd %zmm24, @", write(32), needs="avx512f")
-    t.add("vpcmpeqd @, %zmm24, %k3", read(64), needs="avx512f", may_be_unknown=True)
+    t.add("vpcmpeqd @, %zmm24, %k3", read(64), needs="avx512f")
     t.add("kmovw @, %k4", read(2), needs="avx512f")
     t.add("kmovq %k4, @", write(8), needs="avx512bw")
-    # runner.c sets the mask registers.
-    chosen = [TARGET + 4 * n for n in range(16) if MASK_1 & 1 << n]
+    chosen = [TARGET + 4 * n for n in range(16) if MASKS[1] & 1 << n]
     reads, writes = ([access(4, offset=offset) for offset in chosen] for access in (read, write))
     t.add("vmovdqu32 @, %zmm25{%k1}", *reads, needs="avx512f", may_be_unknown=True)
     t.add("vmovdqu32 @, %zmm25{%k1}{z}", *reads, needs="avx512f", may_be_unknown=True)

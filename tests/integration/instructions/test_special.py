@@ -2,6 +2,7 @@
 
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from conftest import WAYS, Compile, Result, Run
 from mmiotap.trace import layout
 from mmiotap.trace.reader import open_trace
+
+from .tracing import PROCESSOR
 
 SPECIAL = Path(__file__).parent / "special"
 PAGES = 8
@@ -169,6 +172,28 @@ def test_the_code_around_accesses(special: Any, traced: bool) -> None:
         assert kinds["read"] >= conditions * values**2 * reads + 5000 + 64
         assert kinds["write"] >= conditions * values**2 + 64 + 5000
         assert set(kinds) == {"read", "write"}
+
+
+@pytest.mark.skipif(not {"avx512f", "avx512vl"} <= PROCESSOR, reason="no AVX-512")
+@every_way
+def test_a_mask_that_leaves_out_all_of_an_operand(special: Any, traced: bool) -> None:
+    ended = special("masks", traced=traced)
+    assert_right(ended)
+    if traced:
+        loads = [4, 8, 12, 16, 64, *range(64, 128, 4)]
+        for mask in (0xFFFF, 0):
+            some = [row["offset"] for row in rounds_with(mask, ended.rows)]
+            assert some == (loads * 200 if mask else [])
+
+
+def rounds_with(mask: int, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The reads behind writes of this value."""
+    chosen = False
+    for row in rows:
+        if row["kind"] == "write":
+            chosen = row["value"] == mask
+        elif chosen:
+            yield row
 
 
 @every_way

@@ -66,6 +66,10 @@ pub fn go_on(thread: &mut Thread, frame: &mut Frame, accessed: usize) {
 
 /// One instruction with a memory operand. False: it is left to the processor, and nothing has happened.
 fn touch(thread: &mut Thread, frame: &mut Frame, site: &'static site::Site, hooked_since: &mut Option<i64>) -> bool {
+    // A mask may leave out all of the operand. Then most instructions do not touch it, and only the processor knows which.
+    if site.instruction.has_op_mask() {
+        return false;
+    }
     let Some(address) = site.operand_address(frame) else { return false };
     let Some(region) = region::find(address) else {
         // Ordinary memory. If the operand reaches into a region behind, that faults here, and then in the program.

@@ -71,6 +71,8 @@ pub fn is_possible(site: &Site) -> bool {
     };
     known
         && site.bit_offset.is_none()
+        // Whether it touches its operand at all, only the processor knows: a mask may leave out all of it.
+        && !instruction.has_op_mask()
         && !matches!(instruction.segment_prefix(), Register::FS | Register::GS)
         && !uses_stack(instruction.memory_base())
         && !(0..instruction.op_count())

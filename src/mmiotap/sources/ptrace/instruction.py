@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from iced_x86 import CodeSize, Decoder, InstructionInfoFactory, MemorySizeExt, Mnemonic, OpAccess, OpKind, Register
+from iced_x86 import (
+    CodeSize,
+    Decoder,
+    EncodingKind,
+    InstructionInfoFactory,
+    MemorySizeExt,
+    Mnemonic,
+    OpAccess,
+    OpKind,
+    Register,
+)
 from iced_x86 import Instruction as Decoded
 from iced_x86 import RegisterExt as Names
 
@@ -26,6 +36,7 @@ LONGEST = 15
 ALL = (1 << 64) - 1
 
 _WIDTHS = (1, 2, 4, 8, 16, 32)
+_WIDEST = 64  #: which only a processor with AVX-512 can load and store at once
 GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)))
 #: Our names of the 64-bit registers that an address is made of.
 _NAME: Mapping[int, str] = {int(getattr(Register, name.upper())): name for name in GENERAL}
@@ -143,11 +154,12 @@ def decode(code: bytes, address: int) -> Instruction:
     info = InstructionInfoFactory().info(decoded)
     data = _data_registers(decoded)
     string = bool(decoded.is_string_instruction)
+    widths = (*_WIDTHS, _WIDEST) if decoded.encoding == EncodingKind.EVEX else _WIDTHS
     operands, clear, placed = [], True, True
     for memory in info.used_memory():
         width = MemorySizeExt.size(memory.memory_size) or MemorySizeExt.size(decoded.memory_size)
         placed &= memory.vsib_size == 0
-        clear &= width in _WIDTHS and (string or memory.access not in _PERHAPS)
+        clear &= width in widths and (string or memory.access not in _PERHAPS)
         base, index = (_NAME.get(Names.full_register(register)) for register in (memory.base, memory.index))
         wide = memory.address_size == CodeSize.CODE64
         bit = None

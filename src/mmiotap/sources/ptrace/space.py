@@ -4,7 +4,6 @@ Several threads share one, and so may a process and the one that vforked it. A f
 """
 
 import os
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,16 +25,18 @@ _SYSCALL = b"\x0f\x05"
 _MAX_ERRNO = 4095
 _NO_CALL = (1 << 64) - 1
 
-#: One load and one store for each width, between the address in rdi and rax or the lowest vector register.
-_LOADS = {1: "8a07", 2: "668b07", 4: "8b07", 8: "488b07", 16: "0f1007", 32: "c5fc1007"}
-_STORES = {1: "8807", 2: "668907", 4: "8907", 8: "488907", 16: "0f1107", 32: "c5fc1107"}
+#: One load and one store for each width, between the address in rdi and rax. What is wider goes to or from ordinary
+#: memory at rsi by way of the lowest vector register, in two instructions.
+_LOADS = {1: "8a07", 2: "668b07", 4: "8b07", 8: "488b07"}
+_LOADS |= {16: "0f1007 0f1106", 32: "c5fc1007 c5fc1106", 64: "62f17c481007 62f17c481106"}
+_STORES = {1: "8807", 2: "668907", 4: "8907", 8: "488907"}
+_STORES |= {16: "0f1006 0f1107", 32: "c5fc1006 c5fc1107", 64: "62f17c481006 62f17c481107"}
 #: A locked addition of rax, which then holds what was there.
 _ADDS = {1: "f00fc007", 2: "66f00fc107", 4: "f00fc107", 8: "f0480fc107"}
 _CODE_SIZE = 16
 
-# Where registers are in the xsave area (SDM volume 1, 13.4): the legacy part, its header, and AVX's upper halves.
-_XMM, _XSTATE_BV, _YMM_HIGH = 160, 512, 576
-_SSE, _AVX = 0x2, 0x4
+# Where registers are in the xsave area (SDM volume 1, 13.4): in the legacy part, and AVX's upper halves.
+_XMM, _YMM_HIGH = 160, 576
 
 
 class Faulted(Exception):  # noqa: N818  (as the kernel calls it)
@@ -284,6 +285,11 @@ class Scratch:
         """Where the copy of an operand can be, aligned for any."""
         return self.start + PAGE + 64 * number
 
+    @property
+    def _wide(self) -> int:
+        """Where the value of a wide access is."""
+        return self.copy_at(self.COPIES)
+
     def load(self, thread: Thread, address: int, width: int) -> int:
         """One load of exactly this width, made by the thread. Raises Faulted."""
         return self._run(thread, self._at(_LOADS, width), address, width, None)
@@ -299,24 +305,25 @@ class Scratch:
     def _run(self, thread: Thread, code: int, address: int, width: int, value: int | None) -> int:
         before = thread.registers()
         values = before.copy()
-        values.rip, values.rdi, values.orig_rax = code, address, _NO_CALL
+        values.rip, values.rdi, values.rsi, values.orig_rax = code, address, self._wide, _NO_CALL
         vectors = thread.vectors() if width > 8 else None
         if value is not None:
             if vectors is None:
                 values.rax = value
             else:
-                changed = bytearray(vectors)
-                put_vector(changed, 0, width, value)
-                thread.set_vectors(changed)
+                self._space.write(self._wide, value.to_bytes(width, "little"))
         thread.set_registers(values)
         fault = thread.step()
-        result = vector(thread.vectors(), 0, width) if vectors is not None else thread.registers().rax
-        thread.set_registers(before)
-        if vectors is not None:
+        if vectors is None:
+            result = int(thread.registers().rax)
+        else:
+            fault = fault or thread.step()
+            result = int.from_bytes(self._space.read(self._wide, width), "little")
             thread.set_vectors(vectors)
+        thread.set_registers(before)
         if fault is not None:
             raise Faulted(fault)
-        return int(result) & ((1 << 8 * width) - 1)
+        return result & ((1 << 8 * width) - 1)
 
 
 def vector(area: bytearray, number: int, width: int) -> int:
@@ -324,18 +331,6 @@ def vector(area: bytearray, number: int, width: int) -> int:
     low = area[_XMM + 16 * number :][:16]
     high = area[_YMM_HIGH + 16 * number :][:16] if width > 16 else b""
     return int.from_bytes((low + high)[:width], "little")
-
-
-def put_vector(area: bytearray, number: int, width: int, value: int) -> None:
-    """Set the low bytes of a vector register; the components of the area that hold it count from now on."""
-    data = value.to_bytes(32, "little")
-    area[_XMM + 16 * number : _XMM + 16 * number + 16] = data[:16]
-    (components,) = struct.unpack_from("<Q", area, _XSTATE_BV)
-    components |= _SSE
-    if width > 16:
-        area[_YMM_HIGH + 16 * number : _YMM_HIGH + 16 * number + 16] = data[16:]
-        components |= _AVX
-    struct.pack_into("<Q", area, _XSTATE_BV, components)
 
 
 def path_of_descriptor(pid: int, descriptor: int) -> str:
