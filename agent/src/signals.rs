@@ -166,7 +166,7 @@ pub fn hand_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
     });
     // A fault cannot be ignored or held back: the kernel kills (kernel/signal.c, force_sig_info_to_task).
     let is_fault = info.si_code > 0;
-    let blocked = thread::masked().asked & bit(signal) != 0;
+    let blocked = thread::masked().believed & bit(signal) != 0;
     match action.handler {
         SIG_IGN if !is_fault => {}
         SIG_DFL | SIG_IGN => die(signal, info, context),
@@ -177,24 +177,18 @@ pub fn hand_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
 
 #[inline(never)]
 fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
+    let mut frame = Frame::new(context);
     // The signal itself stays open, for the handler may touch a device; it only looks blocked.
-    let mask = Frame::new(context).mask() | action.mask & !OURS;
-    sys::set_signal_mask(mask);
-    let masked = thread::masked();
-    let before = (masked.asked, masked.handling, masked.handler_stack);
+    sys::set_signal_mask(frame.mask() | action.mask & !OURS);
     let own = if action.flags & libc::SA_NODEFER as u64 != 0 { 0 } else { bit(signal) };
-    masked.handling |= (action.mask | own) & OURS;
-    masked.handler_stack = &raw const before as usize;
+    thread::masked().enter_handler(action.mask | own, &mut frame);
     arch::reset_control_words();
     // SAFETY: the program has said that this is a signal handler; one that takes fewer arguments ignores the others.
     let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = unsafe { transmute(handler) };
     handler(signal, info, (&raw mut *context).cast());
-    // The whole mask is as it was, whatever the handler has made of it.
-    (masked.asked, masked.handling, masked.handler_stack) = before;
-    // Unless we have left the program meanwhile.
+    // Unless we have left the program meanwhile: then it is so.
     if arena::base() != 0 {
-        let mut frame = Frame::new(context);
-        frame.set_mask(frame.mask() & !OURS);
+        thread::masked().leave_handler(&mut Frame::new(context));
     }
 }
 

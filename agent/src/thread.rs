@@ -7,12 +7,13 @@ use core::arch::{asm, global_asm};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use crate::arch::{self, Registers};
+use crate::arch::{self, Frame, Registers};
 use crate::arena::{self, Segment};
 use crate::clock::Clock;
 use crate::held::Held;
 use crate::hook::Stepped;
 use crate::layout::{ROW_SIZE, ROWS_PER_SEGMENT};
+use crate::signals::OURS;
 use crate::{capture, process, sys};
 
 global_asm!(
@@ -148,36 +149,57 @@ pub fn ordinary_offset() -> i32 {
     offset as i32
 }
 
-/// Which of our signals a thread believes it has blocked (bits as in a kernel signal set).
+/// What a thread believes of our signals (bits as in a kernel signal set). All zeros: that none is blocked.
+///
+/// Invariant: as the kernel's mask would be without us. What changes a mask changes this: the functions of masks.rs, jumps.rs and
+/// contexts.rs, and a handler's beginning and end.
 #[repr(C)]
 pub struct Masked {
-    /// By asking for it.
-    pub asked: u64,
-    /// By running its handler of one, until that returns or jumps out.
-    pub handling: u64,
-    /// The stack pointer of that handler: code further up the stack runs after a jump out of it.
-    pub handler_stack: usize,
+    /// Which of them it has blocked.
+    pub believed: u64,
+    /// The same behind a call that waits with a mask of its own; see waiting().
+    outside: u64,
+    is_waiting: bool,
 }
 
 impl Masked {
-    pub const NONE: Masked = Masked { asked: 0, handling: 0, handler_stack: 0 };
-
-    pub fn all(&mut self) -> u64 {
-        let here = &raw const self as usize;
-        self.at(here)
+    pub const fn new(believed: u64) -> Masked {
+        Masked { believed, outside: 0, is_waiting: false }
     }
 
-    /// Does its handler of one of our signals run, as far as the stack tells?
-    pub fn in_handler(&self) -> bool {
-        &raw const self as usize <= self.handler_stack
+    /// A call waits with this mask (sigsuspend and its like). It puts the one before back, or a handler's end does that comes in between.
+    pub fn begin_wait(&mut self, mask: u64) {
+        (self.outside, self.is_waiting) = (self.believed, true);
+        self.believed = mask & OURS;
     }
 
-    /// The same for a thread whose stack pointer is this.
-    pub fn at(&mut self, stack_pointer: usize) -> u64 {
-        if stack_pointer > self.handler_stack {
-            self.handling = 0;
+    /// The call has come back.
+    pub fn end_wait(&mut self) {
+        if self.is_waiting {
+            self.set(self.outside);
         }
-        self.asked | self.handling
+    }
+
+    /// What it believes in when no call waits.
+    pub fn behind_wait(&self) -> u64 {
+        if self.is_waiting { self.outside } else { self.believed }
+    }
+
+    pub fn set(&mut self, mask: u64) {
+        *self = Masked::new(mask & OURS);
+    }
+
+    /// A handler of the program's begins, that has these blocked beside what is blocked already. `frame` gets the mask that the
+    /// handler finds there, and may change.
+    pub fn enter_handler(&mut self, blocks: u64, frame: &mut Frame) {
+        frame.set_mask(frame.mask() & !OURS | self.behind_wait());
+        self.set(self.believed | blocks);
+    }
+
+    /// It has returned: what it has left in its frame is believed in, and not for the kernel to know.
+    pub fn leave_handler(&mut self, frame: &mut Frame) {
+        self.set(frame.mask());
+        frame.set_mask(frame.mask() & !OURS);
     }
 }
 
