@@ -89,7 +89,13 @@ pub unsafe extern "C" fn mmiotap_agent_detach(threads: *mut Stopped, count: usiz
     signals::uninstall();
     handlers::give_back();
     late::end();
-    thread::each(|thread| thread.start_afresh(0));
+    thread::each(|thread| {
+        thread.start_afresh(0);
+        // The kernel keeps it: the thread stands still, and will have it blocked.
+        while let Some((signal, _)) = thread.pending.take(OURS) {
+            sys::send(thread.pid, thread.tid, signal);
+        }
+    });
     // SAFETY: the caller's promise.
     for thread in unsafe { slice::from_raw_parts_mut(threads, count) } {
         // SAFETY: as above.

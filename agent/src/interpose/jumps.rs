@@ -48,6 +48,7 @@ extern "C" fn jumps(buffer: &Buffer, copy: &mut Buffer) -> bool {
     *copy = *buffer;
     copy.mask[0] &= !OURS;
     masked().set(buffer.mask[0]);
+    masked().send_pending();
     true
 }
 

@@ -73,12 +73,14 @@ fn exchange(how: c_int, new: Option<u64>) -> Result<u64, isize> {
 pub fn kernel_mask(how: c_int, new: Option<&u64>) -> Result<u64, isize> {
     // The belief first: handlers of what the call lets through run before it has come back, with the new mask.
     let before = note(how, new.copied());
-    Ok(exchange(how, new.map(|new| new & !OURS))? & !OURS | before)
+    masked().send_pending();
+    let for_kernel = |&new: &u64| if how == SIG_UNBLOCK { new } else { new & !OURS };
+    Ok(exchange(how, new.map(for_kernel))? & !OURS | before)
 }
 
 /// What the first thread has inherited from whoever started the program is as if it had asked for it.
 pub fn take_over() {
-    if let Ok(inherited) = kernel_mask(SIG_BLOCK, None) {
+    if let Ok(inherited) = exchange(SIG_BLOCK, None) {
         _ = kernel_mask(SIG_SETMASK, Some(&inherited));
     }
 }
@@ -94,7 +96,9 @@ pub fn frame_mask(how: c_int, new: Option<&u64>, frame: &mut Frame) -> Result<u6
         _ => return Err(-(libc::EINVAL as isize)),
     };
     frame.set_mask(changed & !OURS);
-    Ok(old & !OURS | note(how, new.copied()))
+    let before = note(how, new.copied());
+    masked().send_pending();
+    Ok(old & !OURS | before)
 }
 
 /// # Safety
@@ -210,9 +214,9 @@ macro_rules! waits {
                 if arena::base() == 0 || mask.is_null() {
                     return real($($argument,)* mask);
                 }
-                masked().begin_wait(kernel_set(&*mask));
+                let was_sent = masked().begin_wait(kernel_set(&*mask));
                 let result = real($($argument,)* Stripped::new(mask).pointer());
-                masked().end_wait();
+                masked().end_wait(was_sent);
                 result
             }
         }

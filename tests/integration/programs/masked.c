@@ -187,6 +187,43 @@ static void waits(void)
     show("not waited");
 }
 
+static void sent(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    printf("%d, code %d, ", number, info->si_code);
+    show("sent");
+}
+
+// Signals that are sent while they are blocked, and come later: by a change of the mask, a jump, a handler's end, or to a wait.
+static void sends(void)
+{
+    static const int numbers[] = {SIGTRAP, SIGFPE, SIGSEGV, SIGBUS};
+    static sigjmp_buf buffer;
+    for (volatile int turn = 0; turn < 5 * 4; turn++) {
+        int number = numbers[turn % 4];
+        set(number, sent, SA_SIGINFO, &none);
+        set(SIGUSR2, unblock, SA_SIGINFO, &some);
+        if (sigsetjmp(buffer, 1)) {
+            show("jumped");
+            continue;
+        }
+        pthread_sigmask(SIG_BLOCK, &some, 0);
+        raise(number);
+        raise(number);
+        pthread_kill(pthread_self(), number);
+        show("not yet");
+        switch (turn / 4) {
+        case 0: pthread_sigmask(SIG_UNBLOCK, &some, 0); break;
+        case 1: siglongjmp(buffer, 1);
+        case 2: raise(SIGUSR2); break;
+        case 3: sigsuspend(&none); break;
+        case 4: ppoll(0, 0, 0, &none); break;
+        }
+        show("had it");
+        pthread_sigmask(SIG_SETMASK, &none, 0);
+    }
+}
+
 static sem_t done;
 
 static void timed(union sigval value)
@@ -224,6 +261,7 @@ int main(int count, char **argument)
     jumps();
     frames();
     waits();
+    sends();
     timers();
     return 0;
 }
