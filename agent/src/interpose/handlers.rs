@@ -7,7 +7,7 @@ use libc::{SA_RESETHAND, SA_RESTART, SIG_ERR, c_int, sigaction as Sigaction, sig
 use super::Real;
 use super::masks::{kernel_set, set_kernel_set};
 use crate::signals::{self, Action, INTERNAL, OURS, SIGNALS, bit};
-use crate::{arch, region, sys, wrapped};
+use crate::{arch, process, region, sys, wrapped};
 
 static SIGACTION: Real = Real::new(c"sigaction");
 
@@ -28,7 +28,8 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Sigaction, old: *m
         // SAFETY: the caller's promise.
         return unsafe { real(signal, new, old) };
     }
-    if is_ours(signal) {
+    let is_vforked = process::is_vforked();
+    if is_ours(signal) && !is_vforked {
         let _table = region::lock();
         if signals::is_installed() {
             // SAFETY: the caller's promise.
@@ -43,7 +44,7 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Sigaction, old: *m
     let ret = unsafe {
         let mut stripped = MaybeUninit::<Sigaction>::uninit();
         let mut passed = new;
-        if !new.is_null() && !is_ours(signal) {
+        if !new.is_null() && !is_ours(signal) && !is_vforked {
             let changed = stripped.write(*new);
             write(&wrapped::wrap(signal, &read(changed)), changed);
             passed = stripped.as_ptr();
@@ -60,18 +61,19 @@ pub unsafe extern "C" fn sigaction(signal: c_int, new: *const Sigaction, old: *m
 
 /// The same with the kernel's structure. Returns what was set before, or the kernel's error.
 pub fn kernel_action(signal: c_int, new: Option<&Action>) -> Result<Action, isize> {
-    if is_ours(signal) {
+    if !(1..=64).contains(&signal) {
+        return signals::exchange_action(signal, new);
+    }
+    let is_vforked = process::is_vforked();
+    if is_ours(signal) && !is_vforked {
         let _table = region::lock();
         if signals::is_installed() {
             return Ok(signals::program_action(signal, new.copied()));
         }
         return signals::exchange_action(signal, new);
     }
-    if !(1..=64).contains(&signal) {
-        return signals::exchange_action(signal, new);
-    }
     let own = wrapped::own(signal);
-    let passed = new.map(|new| wrapped::wrap(signal, new));
+    let passed = new.map(|new| if is_vforked { *new } else { wrapped::wrap(signal, new) });
     Ok(wrapped::unwrap(&own, &signals::exchange_action(signal, passed.as_ref())?))
 }
 

@@ -12,7 +12,7 @@ use super::{Real, answer};
 use crate::arch::Frame;
 use crate::signals::{INTERNAL, OURS};
 use crate::thread::masked;
-use crate::{arena, sys};
+use crate::{arena, process, sys};
 
 /// The kernel's part of a libc signal set: its first eight bytes.
 pub fn kernel_set(set: &sigset_t) -> u64 {
@@ -49,6 +49,9 @@ unsafe fn change(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> isize 
 fn note(how: c_int, wanted: Option<u64>) -> u64 {
     let masked = masked();
     let before = masked.believed;
+    if process::is_vforked() {
+        return before;
+    }
     match wanted.map(|wanted| wanted & OURS) {
         Some(bits) if how == SIG_BLOCK => masked.believed |= bits,
         Some(bits) if how == SIG_UNBLOCK => masked.believed &= !bits,

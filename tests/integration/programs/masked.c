@@ -13,6 +13,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/select.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -247,6 +248,31 @@ static void timers(void)
     }
 }
 
+// A vforked child has its parent's memory, but handlers and a mask of its own.
+static void children(void)
+{
+    static const int numbers[] = {SIGFPE, SIGTRAP, SIGUSR1, SIGUSR2};
+    for (int at = 0; at < 4; at++)
+        set(numbers[at], sent, SA_SIGINFO, &none);
+    for (int turn = 0; turn < 3; turn++) {
+        pthread_sigmask(SIG_SETMASK, turn == 1 ? &some : &none, 0);
+        pid_t child = vfork();
+        if (child == 0) {
+            for (int at = 0; at < 4; at++)
+                signal(numbers[at], at % 2 ? note : SIG_DFL);
+            pthread_sigmask(turn == 1 ? SIG_UNBLOCK : SIG_BLOCK, &some, 0);
+            if (turn == 2)
+                execl("/bin/true", "true", (char *)0);
+            _exit(0);
+        }
+        waitpid(child, 0, 0);
+        show("after vfork");
+        pthread_sigmask(SIG_SETMASK, &none, 0);
+        for (int at = 0; at < 4; at++)
+            raise(numbers[at]);
+    }
+}
+
 int main(int count, char **argument)
 {
     (void)count;
@@ -263,5 +289,6 @@ int main(int count, char **argument)
     waits();
     sends();
     timers();
+    children();
     return 0;
 }
