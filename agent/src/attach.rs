@@ -89,12 +89,17 @@ pub unsafe extern "C" fn mmiotap_agent_detach(threads: *mut Stopped, count: usiz
     signals::uninstall();
     handlers::give_back();
     late::end();
-    thread::each(|thread| thread.start_afresh(0));
-    let (restorers, maps) = (interrupted::restorers(), maps::all());
+    thread::each(|thread| {
+        thread.start_afresh(0);
+        // The kernel keeps it: the thread stands still, and will have it blocked.
+        while let Some((signal, _)) = thread.pending.take(OURS) {
+            sys::send(thread.pid, thread.tid, signal);
+        }
+    });
     // SAFETY: the caller's promise.
     for thread in unsafe { slice::from_raw_parts_mut(threads, count) } {
         // SAFETY: as above.
-        unsafe { thread.give_mask_back(&restorers, &maps) };
+        unsafe { thread.give_mask_back() };
     }
     arena::leave();
     DONE
@@ -106,43 +111,29 @@ impl Stopped {
         (self.thread_pointer != 0).then(|| unsafe { thread::masked_of(self.thread_pointer) })
     }
 
-    /// From here on the thread only believes that it has our signals blocked: by asking for it, or by the handlers that it is in.
+    /// From here on the thread only believes that it has our signals blocked; and so it is when the handlers return that it is in.
     unsafe fn take_mask(&mut self, restorers: &[usize], maps: &[Mapping]) {
-        let blocked = self.mask & OURS;
-        if blocked == 0 {
-            // SAFETY: the caller's promise. It may still believe what it did when it was left in the middle of a change.
-            if let Some(masked) = unsafe { self.masked() } {
-                *masked = thread::Masked::NONE;
-            }
-            return;
-        }
-        self.mask &= !OURS;
-        let (mut asked, mut handler_stack) = (blocked, 0);
+        let mut believed = self.mask;
         // SAFETY: the caller's promise.
         unsafe {
-            interrupted::each(self.stack_pointer, restorers, maps, |frame, mask| {
-                if asked & *mask != asked {
-                    handler_stack = frame;
-                }
-                asked &= *mask;
-                *mask &= !OURS;
+            interrupted::each(self.stack_pointer, restorers, maps, |frame| match frame.returned(self.stack_pointer) {
+                Some(mask) => believed = core::mem::replace(mask, *mask & !OURS),
+                None => frame.end_with_us(),
             });
             if let Some(masked) = self.masked() {
-                *masked = thread::Masked { asked, handling: blocked & !asked, handler_stack };
+                masked.set(believed);
             }
         }
+        self.mask &= !OURS;
     }
 
-    /// What the thread has asked for comes to be.
-    unsafe fn give_mask_back(&mut self, restorers: &[usize], maps: &[Mapping]) {
+    /// What the thread believes in comes to be. What is in its frames is believed in already; see wrapped.rs.
+    unsafe fn give_mask_back(&mut self) {
         // SAFETY: the caller's promise.
-        let Some(masked) = (unsafe { self.masked() }) else { return };
-        self.mask |= masked.at(self.stack_pointer);
-        if masked.asked != 0 {
-            // SAFETY: as above.
-            unsafe { interrupted::each(self.stack_pointer, restorers, maps, |_, mask| *mask |= masked.asked) };
+        if let Some(masked) = unsafe { self.masked() } {
+            self.mask |= masked.behind_wait();
+            masked.set(0);
         }
-        *masked = thread::Masked::NONE;
     }
 }
 

@@ -99,6 +99,7 @@ fn prepare() {
 extern "C" fn constructor() {
     interpose::calls::prepare();
     interpose::raw::prepare();
+    interpose::jumps::prepare();
     start();
 }
 

@@ -1,7 +1,7 @@
 //! What happens once a process: who it is, and what changes when it forks.
 
 use alloc::vec;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use crate::capture::{self, Row};
 use crate::layout::PROCESS;
@@ -11,6 +11,8 @@ use crate::{arena, arming, hook, memory, modules, park, patch, signals, step, sy
 
 /// A word that the kernel zeroes in a forked child (MADV_WIPEONFORK), so that even a fork without libc is noticed.
 static WORD: AtomicPtr<u32> = AtomicPtr::new(core::ptr::null_mut());
+/// Who this is, unless it is a forked child that does not know it yet.
+static PID: AtomicI32 = AtomicI32::new(0);
 static ANNOUNCED: AtomicBool = AtomicBool::new(false);
 
 const FORKED: u32 = 0;
@@ -18,6 +20,7 @@ const KNOWN: u32 = 1;
 const BUSY: u32 = 2;
 
 pub fn prepare() {
+    PID.store(sys::getpid(), Ordering::Relaxed);
     let Some(page) = sys::anonymous(4096) else { return };
     // SAFETY: our own fresh page; MADV_WIPEONFORK changes what a child finds in it.
     unsafe {
@@ -72,6 +75,7 @@ pub fn notice_fork() {
         step::after_fork();
         patch::after_fork();
         thread::after_fork();
+        PID.store(sys::getpid(), Ordering::Relaxed);
         modules::forget_told();
         ANNOUNCED.store(false, Ordering::Relaxed);
         word.store(KNOWN, Ordering::Release);
@@ -81,6 +85,12 @@ pub fn notice_fork() {
     while word.load(Ordering::Acquire) != KNOWN {
         sys::sched_yield();
     }
+}
+
+/// Is this a vforked child? It has its parent's memory, and all that we keep there is about the parent: but handlers and mask are its own.
+pub fn is_vforked() -> bool {
+    notice_fork();
+    PID.load(Ordering::Relaxed) != sys::getpid()
 }
 
 /// A recording begins: it has not been told of this process.

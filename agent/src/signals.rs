@@ -52,15 +52,19 @@ static ACTIONS: Actions =
     Actions { locked: AtomicBool::new(false), actions: UnsafeCell::new([Action::DEFAULT; SIGNALS.len()]) };
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 
+/// Which of [`SIGNALS`] it is.
+pub fn index(signal: c_int) -> usize {
+    SIGNALS.iter().position(|&known| known == signal).unwrap_or(0)
+}
+
 fn with_action<T>(signal: c_int, work: impl FnOnce(&mut Action) -> T) -> T {
     // A handler that interrupted the holder would wait for ever.
     let mask = sys::block_signals(!0);
     while ACTIONS.locked.swap(true, Ordering::Acquire) {
         sys::sched_yield();
     }
-    let index = SIGNALS.iter().position(|&known| known == signal).unwrap_or(0);
     // SAFETY: we hold the lock.
-    let result = work(unsafe { &mut (&mut *ACTIONS.actions.get())[index] });
+    let result = work(unsafe { &mut (&mut *ACTIONS.actions.get())[index(signal)] });
     ACTIONS.locked.store(false, Ordering::Release);
     sys::set_signal_mask(mask);
     result
@@ -157,6 +161,15 @@ pub fn program_action(signal: c_int, new: Option<Action>) -> Action {
 /// Gives the program a signal that is not the agent's affair, as the kernel would have. The last thing a handler does: the
 /// program's own handler may never return.
 pub fn hand_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
+    // A fault cannot be ignored or held back: the kernel kills (kernel/signal.c, force_sig_info_to_task).
+    let is_fault = info.si_code > 0;
+    let blocked = thread::masked().believed & bit(signal) != 0;
+    if blocked && !is_fault {
+        if let Some(thread) = thread::current() {
+            thread.pending.add(signal, info);
+        }
+        return;
+    }
     let action = with_action(signal, |action| {
         let now = *action;
         if now.flags & libc::SA_RESETHAND as u64 != 0 && now.handler > SIG_IGN {
@@ -164,9 +177,6 @@ pub fn hand_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
         }
         now
     });
-    // A fault cannot be ignored or held back: the kernel kills (kernel/signal.c, force_sig_info_to_task).
-    let is_fault = info.si_code > 0;
-    let blocked = thread::masked().asked & bit(signal) != 0;
     match action.handler {
         SIG_IGN if !is_fault => {}
         SIG_DFL | SIG_IGN => die(signal, info, context),
@@ -177,24 +187,18 @@ pub fn hand_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
 
 #[inline(never)]
 fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
+    let mut frame = Frame::new(context);
     // The signal itself stays open, for the handler may touch a device; it only looks blocked.
-    let mask = Frame::new(context).mask() | action.mask & !OURS;
-    sys::set_signal_mask(mask);
-    let masked = thread::masked();
-    let before = (masked.asked, masked.handling, masked.handler_stack);
     let own = if action.flags & libc::SA_NODEFER as u64 != 0 { 0 } else { bit(signal) };
-    masked.handling |= (action.mask | own) & OURS;
-    masked.handler_stack = &raw const before as usize;
+    let blocked = thread::masked().enter_handler(action.mask | own, &mut frame);
+    sys::set_signal_mask(blocked | action.mask & !OURS);
     arch::reset_control_words();
     // SAFETY: the program has said that this is a signal handler; one that takes fewer arguments ignores the others.
     let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = unsafe { transmute(handler) };
     handler(signal, info, (&raw mut *context).cast());
-    // The whole mask is as it was, whatever the handler has made of it.
-    (masked.asked, masked.handling, masked.handler_stack) = before;
-    // Unless we have left the program meanwhile.
+    // Unless we have left the program meanwhile: then it is so.
     if arena::base() != 0 {
-        let mut frame = Frame::new(context);
-        frame.set_mask(frame.mask() & !OURS);
+        thread::masked().leave_handler(&mut Frame::new(context));
     }
 }
 

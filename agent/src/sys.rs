@@ -229,6 +229,12 @@ pub fn queue_signal(pid: i32, tid: i32, signal: c_int, info: &libc::siginfo_t) -
     0 == unsafe { syscall6(libc::SYS_rt_tgsigqueueinfo, pid as usize, tid as usize, signal as usize, info, 0, 0) }
 }
 
+/// tgkill(2). The thread may be gone.
+pub fn send(pid: i32, tid: i32, signal: c_int) {
+    // SAFETY: no pointers.
+    unsafe { syscall3(libc::SYS_tgkill, pid as usize, tid as usize, signal as usize) };
+}
+
 /// Calls for every thread of this process; for none where /proc is not to be had.
 pub fn each_thread(buffer: &mut [u8], visit: impl FnMut(i32)) {
     each_number(b"/proc/self/task\0", buffer, visit);
@@ -286,6 +292,11 @@ pub fn block_signals(set: u64) -> u64 {
         syscall6(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK as usize, &raw const set as usize, &raw mut old as usize, 8, 0, 0)
     };
     old
+}
+
+pub fn unblock_signals(set: u64) {
+    // SAFETY: the word is ours.
+    unsafe { syscall6(libc::SYS_rt_sigprocmask, libc::SIG_UNBLOCK as usize, &raw const set as usize, 0, 8, 0, 0) };
 }
 
 pub fn set_signal_mask(mask: u64) {

@@ -15,16 +15,18 @@ CHANGING = r"""
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 static volatile uint32_t *device;
 static volatile sig_atomic_t stop;
-static int wrong_blocked, wrong_unblocked, wrong_handler, wrong_thread;
+static int wrong_blocked, wrong_unblocked, wrong_handler, wrong_thread, wrong_frame, wrong_context;
 static const int special[] = {SIGSEGV, SIGBUS, SIGTRAP, SIGFPE};
 
 static void on_term(int number) { (void)number; stop = 1; }
@@ -98,6 +100,66 @@ static void *threads(void *unused)
     return unused;
 }
 
+static void block_four(int number, siginfo_t *info, void *context)
+{
+    ucontext_t *interrupted = context;
+    device[48]++;
+    count(&wrong_frame, blocked(&interrupted->uc_sigmask) != 0 || blocked_now() != 1);
+    for (int i = 0; i < 4; i++)
+        sigaddset(&interrupted->uc_sigmask, special[i]);
+    device[49]++;
+    (void)number, (void)info;
+}
+
+static void unblock_four(int number, siginfo_t *info, void *context)
+{
+    ucontext_t *interrupted = context;
+    count(&wrong_frame, blocked(&interrupted->uc_sigmask) != 4);
+    sigjmp_buf back;
+    if (!sigsetjmp(back, 1)) {
+        sigset_t four = interrupted->uc_sigmask;
+        pthread_sigmask(SIG_UNBLOCK, &four, 0);
+        device[50]++;
+        siglongjmp(back, 1);
+    }
+    count(&wrong_frame, blocked_now() != 4);
+    sigemptyset(&interrupted->uc_sigmask);
+    (void)number, (void)info;
+}
+
+static void *frames(void *unused)
+{
+    while (!stop) {
+        pthread_kill(pthread_self(), SIGUSR2);
+        count(&wrong_frame, blocked_now() != 4);
+        device[51]++;
+        pthread_kill(pthread_self(), SIGURG);
+        count(&wrong_frame, blocked_now() != 0);
+    }
+    return unused;
+}
+
+static void *contexts(void *unused)
+{
+    while (!stop) {
+        ucontext_t here, there;
+        volatile int turns = 0;
+        sigset_t none;
+        getcontext(&there);
+        if (turns++ == 0) {
+            count(&wrong_context, blocked(&there.uc_sigmask) != 0);
+            for (int i = 0; i < 4; i++)
+                sigaddset(&there.uc_sigmask, special[i]);
+            swapcontext(&here, &there);
+        }
+        count(&wrong_context, blocked_now() != 4);
+        device[64]++;
+        sigemptyset(&none);
+        pthread_sigmask(SIG_SETMASK, &none, 0);
+    }
+    return unused;
+}
+
 int main(int argc, char **argv)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -106,17 +168,26 @@ int main(int argc, char **argv)
         return 3;
     device = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     signal(SIGTERM, on_term);
-    pthread_t all[3];
+    struct sigaction action = {.sa_sigaction = block_four, .sa_flags = SA_SIGINFO};
+    sigaddset(&action.sa_mask, SIGTRAP);
+    sigaction(SIGUSR2, &action, 0);
+    action.sa_sigaction = unblock_four;
+    sigaction(SIGURG, &action, 0);
+    enum { KINDS = 5 };
+    pthread_t all[KINDS];
     pthread_create(all, 0, masks, 0);
     pthread_create(all + 1, 0, handlers, 0);
     pthread_create(all + 2, 0, threads, 0);
+    pthread_create(all + 3, 0, frames, 0);
+    pthread_create(all + 4, 0, contexts, 0);
     puts("ready");
     fflush(stdout);
     while (!stop)
         usleep(1000);
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < KINDS; i++)
         pthread_join(all[i], 0);
-    printf("%d %d %d %d\n", wrong_blocked, wrong_unblocked, wrong_handler, wrong_thread);
+    printf("%d %d %d %d ", wrong_blocked, wrong_unblocked, wrong_handler, wrong_thread);
+    printf("%d %d\n", wrong_frame, wrong_context);
     return 0;
 }
 """
@@ -141,4 +212,4 @@ def test_attached_and_left_while_all_changes(compile_c: Compile, start: Start, t
         )
     os.kill(driver.pid, signal.SIGTERM)
     ended = driver.wait()
-    assert (ended.status, ended.stdout) == (0, "0 0 0 0\n")
+    assert (ended.status, ended.stdout) == (0, "0 0 0 0 0 0\n")

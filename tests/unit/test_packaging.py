@@ -44,6 +44,8 @@ def test_the_agent_exports_only_what_it_stands_in_for() -> None:
         *("sigaction", "__sigaction", "signal", "bsd_signal", "ssignal", "sysv_signal", "__sysv_signal"),
         *("sigprocmask", "pthread_sigmask", "sigsuspend", "ppoll", "pselect", "epoll_pwait", "epoll_pwait2"),
         *("pthread_attr_setsigmask_np", "pthread_attr_getsigmask_np", "pthread_create", "thrd_create"),
+        *("setjmp", "__sigsetjmp", "longjmp", "_longjmp", "siglongjmp", "__longjmp_chk", "timer_create"),
+        *("getcontext", "setcontext", "swapcontext", "makecontext"),
         *("syscall", "ioctl", "getrandom", "getentropy"),
         *("read", "__read", "__read_chk", "readv", "write", "__write", "writev"),
         *("pread", "pread64", "__pread64", "__pread_chk", "__pread64_chk", "pwrite", "pwrite64", "__pwrite64"),

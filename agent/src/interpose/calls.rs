@@ -122,7 +122,7 @@ macro_rules! calls {
     };
 }
 
-const fn name(text: &str) -> &CStr {
+pub const fn name(text: &str) -> &CStr {
     match CStr::from_bytes_with_nul(text.as_bytes()) {
         Ok(name) => name,
         Err(_) => unreachable!(),

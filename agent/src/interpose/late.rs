@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use libc::{Elf64_Phdr, Elf64_Sym, PT_DYNAMIC, PT_LOAD, dl_phdr_info, size_t};
 
-use super::{calls, handlers, mapping, masks, raw, threads};
+use super::{calls, contexts, handlers, jumps, mapping, masks, raw, threads, timers};
 use crate::maps;
 use crate::patch::frames;
 use crate::region::{self, Guard};
@@ -143,12 +143,14 @@ fn functions() -> Vec<Function> {
         (c"pthread_attr_getsigmask_np", masks::pthread_attr_getsigmask_np as *const ()),
         (c"pthread_create", threads::pthread_create as *const ()),
         (c"thrd_create", threads::thrd_create as *const ()),
+        (c"timer_create", timers::timer_create as *const ()),
         (c"dlopen", mmiotap_dlopen as *const ()),
         (raw::NAME, raw::syscall as *const ()),
     ];
     let buffers = calls::FUNCTIONS.iter().map(|&(name, ours)| (name, ours as *const ()));
+    let ours = calls::CHECKED.iter().chain(jumps::FUNCTIONS).chain(contexts::FUNCTIONS);
     let mut functions: Vec<Function> = Vec::new();
-    for (name, ours) in libcs.into_iter().chain(buffers).chain(calls::CHECKED.iter().copied()) {
+    for (name, ours) in libcs.into_iter().chain(buffers).chain(ours.copied()) {
         let theirs = look_up(libc::RTLD_NEXT, name);
         let is_first = look_up(libc::RTLD_DEFAULT, name) == theirs;
         functions.push(Function { name, ours: ours as usize, theirs, is_first });

@@ -10,10 +10,9 @@ use libc::{
 
 use super::{Real, answer};
 use crate::arch::Frame;
-use crate::arch::frame::RSP;
 use crate::signals::{INTERNAL, OURS};
 use crate::thread::masked;
-use crate::{arena, sys};
+use crate::{arena, process, sys};
 
 /// The kernel's part of a libc signal set: its first eight bytes.
 pub fn kernel_set(set: &sigset_t) -> u64 {
@@ -46,20 +45,17 @@ unsafe fn change(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> isize 
     0
 }
 
-/// The thread has asked for this change. Returns `before`: which of our signals it believed to be blocked.
-fn note(how: c_int, wanted: Option<u64>, before: u64) -> u64 {
+/// The thread has asked for this change. Returns which of our signals it believed to be blocked.
+fn note(how: c_int, wanted: Option<u64>) -> u64 {
     let masked = masked();
+    let before = masked.believed;
+    if process::is_vforked() {
+        return before;
+    }
     match wanted.map(|wanted| wanted & OURS) {
-        Some(bits) if how == SIG_BLOCK => masked.asked |= bits,
-        Some(bits) if how == SIG_UNBLOCK => {
-            masked.asked &= !bits;
-            masked.handling &= !bits;
-        }
-        // A handler that sets back the mask it has found asks for nothing that outlives a jump out of it.
-        Some(bits) if how == SIG_SETMASK && masked.in_handler() => {
-            (masked.asked, masked.handling) = (masked.asked & bits, bits);
-        }
-        Some(bits) if how == SIG_SETMASK => (masked.asked, masked.handling) = (bits, 0),
+        Some(bits) if how == SIG_BLOCK => masked.believed |= bits,
+        Some(bits) if how == SIG_UNBLOCK => masked.believed &= !bits,
+        Some(bits) if how == SIG_SETMASK => masked.believed = bits,
         _ => {}
     }
     before
@@ -79,13 +75,15 @@ fn exchange(how: c_int, new: Option<u64>) -> Result<u64, isize> {
 /// The same for the program. Returns the mask before, as the program believes in it, or the kernel's error.
 pub fn kernel_mask(how: c_int, new: Option<&u64>) -> Result<u64, isize> {
     // The belief first: handlers of what the call lets through run before it has come back, with the new mask.
-    let before = note(how, new.copied(), masked().all());
-    Ok(exchange(how, new.map(|new| new & !OURS))? & !OURS | before)
+    let before = note(how, new.copied());
+    masked().send_pending();
+    let for_kernel = |&new: &u64| if how == SIG_UNBLOCK { new } else { new & !OURS };
+    Ok(exchange(how, new.map(for_kernel))? & !OURS | before)
 }
 
 /// What the first thread has inherited from whoever started the program is as if it had asked for it.
 pub fn take_over() {
-    if let Ok(inherited) = kernel_mask(SIG_BLOCK, None) {
+    if let Ok(inherited) = exchange(SIG_BLOCK, None) {
         _ = kernel_mask(SIG_SETMASK, Some(&inherited));
     }
 }
@@ -101,8 +99,9 @@ pub fn frame_mask(how: c_int, new: Option<&u64>, frame: &mut Frame) -> Result<u6
         _ => return Err(-(libc::EINVAL as isize)),
     };
     frame.set_mask(changed & !OURS);
-    let before = masked().at(frame.general(RSP) as usize);
-    Ok(old & !OURS | note(how, new.copied(), before))
+    let before = note(how, new.copied());
+    masked().send_pending();
+    Ok(old & !OURS | before)
 }
 
 /// # Safety
@@ -215,8 +214,13 @@ macro_rules! waits {
             // SAFETY: the function of this name in libc, and the caller's promise.
             unsafe {
                 let real: unsafe extern "C" fn($($kind,)* *const sigset_t) -> c_int = transmute(REAL.address());
-                let mask = Stripped::new(mask);
-                real($($argument,)* mask.pointer())
+                if arena::base() == 0 || mask.is_null() {
+                    return real($($argument,)* mask);
+                }
+                let was_sent = masked().begin_wait(kernel_set(&*mask));
+                let result = real($($argument,)* Stripped::new(mask).pointer());
+                masked().end_wait(was_sent);
+                result
             }
         }
     )* };

@@ -3,13 +3,16 @@
 //! Each behaves as the one it stands for, errno included, and does nothing of its own when nothing is recorded.
 
 pub mod calls;
+pub mod contexts;
 pub mod given;
 pub mod handlers;
+pub mod jumps;
 pub mod late;
 pub mod mapping;
 pub mod masks;
 pub mod raw;
 pub mod threads;
+pub mod timers;
 
 use core::ffi::{CStr, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};

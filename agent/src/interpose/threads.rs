@@ -54,7 +54,7 @@ extern "C" fn begin(beginning: *mut Beginning) -> Call {
         // We have left the program meanwhile: now it is so.
         sys::block_signals(believed);
     } else {
-        masked().asked |= believed;
+        masked().believed |= believed;
     }
     call
 }
@@ -82,7 +82,7 @@ fn inherited(attribute: *const pthread_attr_t) -> u64 {
     if arena::base() == 0 {
         return 0;
     }
-    masks::of_attribute(attribute).unwrap_or_else(|| masked().all())
+    masks::of_attribute(attribute).unwrap_or_else(|| masked().believed)
 }
 
 /// # Safety

@@ -44,6 +44,12 @@ def test_threads_and_children_inherit_what_is_blocked(run: Run, tmp_path: Path) 
     assert recorded.values("write", 4 * 31)[-1] >= 500
 
 
+def test_masks_that_come_by_contexts_jumps_frames_waits_and_timers(run: Run, tmp_path: Path) -> None:
+    program = build(tmp_path, "masked.c")
+    recorded = compare(run, tmp_path, [program, "device"], device="device", prepare=blank(4096), results=["device"])
+    assert recorded.values("write", 0) == list(range(1, recorded.stdout.count("|") + 1))
+
+
 def test_forked_workers_that_share_the_region(run: Run, tmp_path: Path) -> None:
     program = build(tmp_path, "workers.c")
     recorded = compare(run, tmp_path, [program, "device"], device="device", prepare=blank(4096), results=["device"])

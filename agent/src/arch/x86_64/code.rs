@@ -39,6 +39,18 @@ pub fn place(code: &[u8]) -> Option<usize> {
     Some(EXECUTABLE.load(Ordering::Relaxed) + offset)
 }
 
+/// Code that goes on at an address with a second argument more. None: no room.
+pub fn call_with(to: usize, second: usize) -> Option<usize> {
+    let mut code = [0u8; 22];
+    // mov rsi, second; mov rax, to; jmp rax.
+    code[..2].copy_from_slice(&[0x48, 0xbe]);
+    code[2..10].copy_from_slice(&second.to_le_bytes());
+    code[10..12].copy_from_slice(&[0x48, 0xb8]);
+    code[12..20].copy_from_slice(&to.to_le_bytes());
+    code[20..].copy_from_slice(&[0xff, 0xe0]);
+    place(&code)
+}
+
 /// Is this address in code that was placed here?
 pub fn contains(pc: usize) -> bool {
     let base = EXECUTABLE.load(Ordering::Relaxed);

@@ -3,6 +3,7 @@
 pub mod ahead;
 pub mod cfi;
 mod code;
+pub mod context;
 pub mod cpu;
 mod decode;
 pub mod exec;
@@ -21,9 +22,10 @@ pub mod thunk;
 pub mod told;
 mod vector;
 
+pub use code::call_with;
 pub use decode::warm_up;
 pub use frame::Frame;
-pub use run::{Registers, SA_RESTORER, copy, recover, restorer, runs, signal_entry};
+pub use run::{Registers, SA_RESTORER, copy, handler_end, recover, restorer, runs, signal_entry};
 pub use spawn::spawn;
 pub use vector::{reset_control_words, vector_state_size};
 

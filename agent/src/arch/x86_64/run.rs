@@ -234,6 +234,7 @@ global_asm!(
     ".cfi_adjust_cfa_offset 8",
     "push rdx",
     ".cfi_adjust_cfa_offset 8",
+    "lea rcx, [rsp + 24]",
     "call {enter}",
     "pop rdx",
     ".cfi_adjust_cfa_offset -8",
@@ -246,9 +247,9 @@ global_asm!(
     "jmp rax",
     "9: ret",
     ".cfi_endproc",
-    // Where the kernel returns to from a signal handler, with the interrupted registers in the ucontext_t (sys/ucontext.h) that
-    // rsp points to. Unwinders know a signal frame by these very bytes, or by what is said of it here: DWARF's number of each register,
-    // and where it is. They look one byte before the address of return, so the description begins there.
+    // Where handlers return to, the program's and then the agent's own, with the interrupted registers in the ucontext_t
+    // (sys/ucontext.h) that rsp points to. Unwinders know a signal frame by the last two instructions, or by what is said of it here:
+    // DWARF's number of each register, and where it is. They look one byte before the address of return, so the description begins there.
     ".macro mmiotap_kept register, offset",
     ".cfi_escape 0x10, \\register, 3, 0x77, (\\offset & 0x7f) | 0x80, \\offset >> 7", // DW_CFA_expression: rsp + offset
     ".endm",
@@ -274,12 +275,15 @@ global_asm!(
     "mmiotap_kept 7, 160",
     "mmiotap_kept 16, 168",
     "nop",
+    "mmiotap_handler_end: mov rdi, rsp",
+    "call {leave}",
     "mmiotap_restorer: mov rax, 15",
     "syscall",
     ".cfi_endproc",
     ".purgem mmiotap_kept",
     ".popsection",
     enter = sym crate::wrapped::enter,
+    leave = sym crate::wrapped::leave,
 );
 
 unsafe extern "C" {
@@ -288,6 +292,7 @@ unsafe extern "C" {
     static mmiotap_access: u8;
     static mmiotap_access_end: u8;
     static mmiotap_access_fault: u8;
+    static mmiotap_handler_end: u8;
     static mmiotap_restorer: u8;
     static mmiotap_signal_entry: u8;
 }
@@ -298,6 +303,11 @@ pub const SA_RESTORER: u64 = 0x0400_0000;
 /// The code that ends a signal handler: the system call rt_sigreturn.
 pub fn restorer() -> usize {
     &raw const mmiotap_restorer as usize
+}
+
+/// Where a handler of the program's returns to; see wrapped.rs.
+pub fn handler_end() -> usize {
+    &raw const mmiotap_handler_end as usize
 }
 
 /// What the kernel calls in place of the program's handlers; see wrapped.rs.

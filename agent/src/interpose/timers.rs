@@ -1,0 +1,99 @@
+//! timer_create: a timer that calls a function has it called in a thread of libc's own that has all signals blocked. There it is
+//! called through here, for it may touch a device.
+
+use alloc::boxed::Box;
+use core::arch::global_asm;
+use core::ffi::c_int;
+use core::mem::transmute;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use libc::{SIG_SETMASK, SIGEV_THREAD, clockid_t, timer_t};
+
+use super::{Real, masks};
+use crate::signals::OURS;
+use crate::{arch, arena, sys};
+
+/// libc's struct sigevent, as far as it matters (bits/types/sigevent_t.h).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Event {
+    value: usize,
+    signal: c_int,
+    notify: c_int,
+    function: usize,
+    rest: [usize; 5],
+}
+
+/// A function that timers call, and the code that does so through us. They are kept: libc may call it at any time.
+struct Called {
+    function: usize,
+    through: usize,
+    next: *mut Called,
+}
+
+static CALLED: AtomicPtr<Called> = AtomicPtr::new(null_mut());
+
+// The function is in rsi, its argument in rdi; it returns to libc.
+global_asm!(
+    ".pushsection .text",
+    "mmiotap_begin_timed:",
+    "push rdi",
+    "push rsi",
+    "sub rsp, 8",
+    "call {begin}",
+    "add rsp, 8",
+    "pop rax",
+    "pop rdi",
+    "jmp rax",
+    ".popsection",
+    begin = sym begin,
+);
+
+unsafe extern "C" {
+    fn mmiotap_begin_timed();
+}
+
+/// What the kernel has blocked comes to be only believed in, if it is ours.
+extern "C" fn begin() {
+    if arena::base() != 0 {
+        let mask = sys::block_signals(OURS);
+        _ = masks::kernel_mask(SIG_SETMASK, Some(&mask));
+    }
+}
+
+/// Code that calls this function through us. None: there is no room for it.
+fn through(function: usize) -> Option<usize> {
+    let head = CALLED.load(Ordering::Acquire);
+    let mut at = head;
+    // SAFETY: they are never freed.
+    while let Some(called) = unsafe { at.as_ref() } {
+        if called.function == function {
+            return Some(called.through);
+        }
+        at = called.next;
+    }
+    let through = arch::call_with(mmiotap_begin_timed as *const () as usize, function)?;
+    let called = Box::into_raw(Box::new(Called { function, through, next: head }));
+    // If another thread was quicker, its own is found next time; ours works for this timer.
+    _ = CALLED.compare_exchange(head, called, Ordering::AcqRel, Ordering::Relaxed);
+    Some(through)
+}
+
+/// # Safety
+/// As timer_create(2).
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn timer_create(clock: clockid_t, event: *const Event, timer: *mut timer_t) -> c_int {
+    static REAL: Real = Real::new(c"timer_create");
+    crate::start();
+    // SAFETY: the function of this name in libc, and the caller's promise.
+    unsafe {
+        let real: unsafe extern "C" fn(clockid_t, *const Event, *mut timer_t) -> c_int = transmute(REAL.address());
+        let calls = |event: &&Event| event.notify == SIGEV_THREAD && arena::base() != 0;
+        let Some(event) = event.as_ref().filter(calls) else { return real(clock, event, timer) };
+        let mask = sys::block_signals(!OURS);
+        let function = through(event.function).unwrap_or(event.function);
+        sys::set_signal_mask(mask);
+        real(clock, &Event { function, ..*event }, timer)
+    }
+}
