@@ -14,7 +14,7 @@ PATCHED = 250_000
 PLAIN = 15_000_000
 ROUNDS = 8
 TURNS = 5
-#: What two processors give differs from one second to the next, where they are a host's threads: its figure is made of more turns.
+#: What two processors give differs from one second to the next, where they are threads of a host: more turns for that.
 SCALING_TURNS = 15
 TRAPPED = ("--patch", "off")
 
