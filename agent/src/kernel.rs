@@ -84,6 +84,14 @@ pub unsafe fn fetch<T>(from: usize, to: *mut T) -> bool {
     (0..size_of::<T>()).step_by(8).all(|offset| unsafe { arch::copy(from + offset, to as usize + offset, 8) })
 }
 
+/// The word of 4 bytes that the program has at this address, a socklen_t or the like; 0 if it is not there.
+pub fn word(from: usize) -> u32 {
+    let (from, mut word) = (reach(from, size_of::<u32>()), 0u32);
+    // SAFETY: the word is ours; a fault on the other side is recovered from.
+    unsafe { arch::copy(from, &raw mut word as usize, size_of::<u32>()) };
+    word
+}
+
 /// The same the other way, for one word of 4 or 8 bytes. Where the program may not write, the kernel has said so by now.
 pub fn store<T>(from: &T, to: usize) -> bool {
     // SAFETY: the program has asked for its word to be written.
@@ -212,9 +220,7 @@ fn alone<T>(work: impl FnOnce(&mut Thread) -> T) -> Option<T> {
     if arena::base() == 0 {
         return None;
     }
-    let mask = sys::block_signals(!signals::OURS);
     // Unless it was left meanwhile.
-    let done = if arena::base() != 0 && arena::is_logging() { thread::current().map(work) } else { None };
-    sys::set_signal_mask(mask);
-    done
+    let is_wanted = || arena::base() != 0 && arena::is_logging();
+    sys::with_blocked(!signals::OURS, || is_wanted().then(thread::current).flatten().map(work))
 }

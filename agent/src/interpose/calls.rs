@@ -14,7 +14,7 @@ use libc::{iovec, msghdr};
 use super::Real;
 use super::given::{self, Arguments, Pointer};
 use crate::kernel::{self, Call, Parts, Way};
-use crate::{arch, region};
+use crate::region;
 
 type Function = unsafe extern "C" fn(usize, usize, usize, usize, usize, usize) -> isize;
 
@@ -62,43 +62,56 @@ fn is_near(kind: Kind, arguments: Arguments) -> bool {
 }
 
 macro_rules! calls {
-    ($($name:ident by $diverted:ident, $first:ident: $kind:expr;)*) => {
+    ($($($name:ident)+: $kind:expr;)*) => {
         #[derive(Clone, Copy, PartialEq, Eq)]
         #[repr(usize)]
         #[expect(non_camel_case_types, reason = "they are C's")]
-        enum Name { $($name),* }
+        enum Name { $($($name),+),* }
 
-        const KINDS: &[Kind] = &[$($kind),*];
+        impl Name {
+            const fn kind(self) -> Kind {
+                match self { $($(Name::$name)|+ => $kind),* }
+            }
+        }
+
+        /// All of them, with their names.
+        pub const FUNCTIONS: &[(&CStr, Function)] = &[$($((name(concat!(stringify!($name), "\0")), $name)),+),*];
+
         /// libc's functions. In place of one that was not looked up yet, what does that.
-        static REALS: [AtomicPtr<()>; KINDS.len()] = [$(AtomicPtr::new($first as *mut ())),*];
+        static REALS: [AtomicPtr<()>; FUNCTIONS.len()] = [$($({
+            unsafe extern "C" {
+                #[link_name = concat!("mmiotap_first_", stringify!($name))]
+                fn first();
+            }
+            AtomicPtr::new(first as *mut ())
+        }),+),*];
 
-        $(
+        $($(
             /// # Safety
             /// As the function of this name in the C library.
             #[cfg_attr(not(test), unsafe(no_mangle))]
             pub unsafe extern "C" fn $name(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
+                unsafe extern "C" {
+                    #[link_name = concat!("mmiotap_diverted_", stringify!($name))]
+                    fn diverted(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize;
+                }
                 // SAFETY: the caller's promise. Both are jumps: the stack is as if the program had called them.
                 unsafe {
-                    if is_near(const { KINDS[Name::$name as usize] }, [a, b, c, d, e, f]) {
-                        $diverted(a, b, c, d, e, f)
+                    if is_near(const { Name::$name.kind() }, [a, b, c, d, e, f]) {
+                        diverted(a, b, c, d, e, f)
                     } else {
                         real(Name::$name)(a, b, c, d, e, f)
                     }
                 }
             }
 
-            unsafe extern "C" {
-                fn $diverted(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize;
-                fn $first();
-            }
-
             // divert() with two arguments more, which come by the stack: the function's number, and where the program goes on.
             global_asm!(
                 ".pushsection .text",
-                concat!(stringify!($first), ":"),
+                concat!("mmiotap_first_", stringify!($name), ":"),
                 "mov eax, {name}",
                 "jmp mmiotap_look_up",
-                concat!(stringify!($diverted), ":"),
+                concat!("mmiotap_diverted_", stringify!($name), ":"),
                 ".cfi_startproc",
                 "sub rsp, 8",
                 ".cfi_adjust_cfa_offset 8",
@@ -115,10 +128,7 @@ macro_rules! calls {
                 name = const Name::$name as usize,
                 divert = sym divert,
             );
-        )*
-
-        /// All of them, with their names.
-        pub const FUNCTIONS: &[(&CStr, Function)] = &[$((name(concat!(stringify!($name), "\0")), $name)),*];
+        )+)*
     };
 }
 
@@ -130,100 +140,52 @@ const fn name(text: &str) -> &CStr {
 }
 
 calls! {
-    read by mmiotap_read, mmiotap_first_read: Kind::Buffer(Way::Write, Name::readv);
-    __read by mmiotap___read, mmiotap_first___read: Kind::Buffer(Way::Write, Name::readv);
-    write by mmiotap_write, mmiotap_first_write: Kind::Buffer(Way::Read, Name::writev);
-    __write by mmiotap___write, mmiotap_first___write: Kind::Buffer(Way::Read, Name::writev);
-    pread by mmiotap_pread, mmiotap_first_pread: Kind::Buffer(Way::Write, Name::preadv);
-    pread64 by mmiotap_pread64, mmiotap_first_pread64: Kind::Buffer(Way::Write, Name::preadv);
-    __pread64 by mmiotap___pread64, mmiotap_first___pread64: Kind::Buffer(Way::Write, Name::preadv);
-    pwrite by mmiotap_pwrite, mmiotap_first_pwrite: Kind::Buffer(Way::Read, Name::pwritev);
-    pwrite64 by mmiotap_pwrite64, mmiotap_first_pwrite64: Kind::Buffer(Way::Read, Name::pwritev);
-    __pwrite64 by mmiotap___pwrite64, mmiotap_first___pwrite64: Kind::Buffer(Way::Read, Name::pwritev);
-    readv by mmiotap_readv, mmiotap_first_readv: Kind::List(Way::Write);
-    writev by mmiotap_writev, mmiotap_first_writev: Kind::List(Way::Read);
-    preadv by mmiotap_preadv, mmiotap_first_preadv: Kind::List(Way::Write);
-    preadv64 by mmiotap_preadv64, mmiotap_first_preadv64: Kind::List(Way::Write);
-    preadv2 by mmiotap_preadv2, mmiotap_first_preadv2: Kind::List(Way::Write);
-    preadv64v2 by mmiotap_preadv64v2, mmiotap_first_preadv64v2: Kind::List(Way::Write);
-    pwritev by mmiotap_pwritev, mmiotap_first_pwritev: Kind::List(Way::Read);
-    pwritev64 by mmiotap_pwritev64, mmiotap_first_pwritev64: Kind::List(Way::Read);
-    pwritev2 by mmiotap_pwritev2, mmiotap_first_pwritev2: Kind::List(Way::Read);
-    pwritev64v2 by mmiotap_pwritev64v2, mmiotap_first_pwritev64v2: Kind::List(Way::Read);
-    recv by mmiotap_recv, mmiotap_first_recv: Kind::Socket(Way::Write, Peer::None);
-    recvfrom by mmiotap_recvfrom, mmiotap_first_recvfrom: Kind::Socket(Way::Write, Peer::From);
-    send by mmiotap_send, mmiotap_first_send: Kind::Socket(Way::Read, Peer::None);
-    __send by mmiotap___send, mmiotap_first___send: Kind::Socket(Way::Read, Peer::None);
-    sendto by mmiotap_sendto, mmiotap_first_sendto: Kind::Socket(Way::Read, Peer::To);
-    recvmsg by mmiotap_recvmsg, mmiotap_first_recvmsg: Kind::Message(Way::Write);
-    sendmsg by mmiotap_sendmsg, mmiotap_first_sendmsg: Kind::Message(Way::Read);
-    getrandom by mmiotap_getrandom, mmiotap_first_getrandom: Kind::Random;
-    getentropy by mmiotap_getentropy, mmiotap_first_getentropy: Kind::Random;
-    ioctl by mmiotap_ioctl, mmiotap_first_ioctl: Kind::Control;
-    fread by mmiotap_fread, mmiotap_first_fread: Kind::Stream(Way::Write);
-    fread_unlocked by mmiotap_fread_unlocked, mmiotap_first_fread_unlocked: Kind::Stream(Way::Write);
-    fwrite by mmiotap_fwrite, mmiotap_first_fwrite: Kind::Stream(Way::Read);
-    fwrite_unlocked by mmiotap_fwrite_unlocked, mmiotap_first_fwrite_unlocked: Kind::Stream(Way::Read);
-    stat by mmiotap_given_stat, mmiotap_first_given_stat: Kind::Given(given::STATED);
-    stat64 by mmiotap_given_stat64, mmiotap_first_given_stat64: Kind::Given(given::STATED);
-    lstat by mmiotap_given_lstat, mmiotap_first_given_lstat: Kind::Given(given::STATED);
-    lstat64 by mmiotap_given_lstat64, mmiotap_first_given_lstat64: Kind::Given(given::STATED);
-    fstat by mmiotap_given_fstat, mmiotap_first_given_fstat: Kind::Given(given::STATED_FILE);
-    fstat64 by mmiotap_given_fstat64, mmiotap_first_given_fstat64: Kind::Given(given::STATED_FILE);
-    fstatat by mmiotap_given_fstatat, mmiotap_first_given_fstatat: Kind::Given(given::STATED_AT);
-    fstatat64 by mmiotap_given_fstatat64, mmiotap_first_given_fstatat64: Kind::Given(given::STATED_AT);
-    statx by mmiotap_given_statx, mmiotap_first_given_statx: Kind::Given(given::STATXED);
-    statfs by mmiotap_given_statfs, mmiotap_first_given_statfs: Kind::Given(given::FILE_SYSTEM);
-    statfs64 by mmiotap_given_statfs64, mmiotap_first_given_statfs64: Kind::Given(given::FILE_SYSTEM);
-    fstatfs by mmiotap_given_fstatfs, mmiotap_first_given_fstatfs: Kind::Given(given::FILE_SYSTEM_OF);
-    fstatfs64 by mmiotap_given_fstatfs64, mmiotap_first_given_fstatfs64: Kind::Given(given::FILE_SYSTEM_OF);
-    readlink by mmiotap_given_readlink, mmiotap_first_given_readlink: Kind::Given(given::LINK);
-    readlinkat by mmiotap_given_readlinkat, mmiotap_first_given_readlinkat: Kind::Given(given::LINK_AT);
-    getdents64 by mmiotap_given_getdents64, mmiotap_first_given_getdents64: Kind::Given(given::DIRECTORY);
-    open by mmiotap_given_open, mmiotap_first_given_open: Kind::Given(given::NAMED);
-    open64 by mmiotap_given_open64, mmiotap_first_given_open64: Kind::Given(given::NAMED);
-    __open_2 by mmiotap_given___open_2, mmiotap_first_given___open_2: Kind::Given(given::NAMED);
-    __open64_2 by mmiotap_given___open64_2, mmiotap_first_given___open64_2: Kind::Given(given::NAMED);
-    creat by mmiotap_given_creat, mmiotap_first_given_creat: Kind::Given(given::NAMED);
-    creat64 by mmiotap_given_creat64, mmiotap_first_given_creat64: Kind::Given(given::NAMED);
-    access by mmiotap_given_access, mmiotap_first_given_access: Kind::Given(given::NAMED);
-    unlink by mmiotap_given_unlink, mmiotap_first_given_unlink: Kind::Given(given::NAMED);
-    mkdir by mmiotap_given_mkdir, mmiotap_first_given_mkdir: Kind::Given(given::NAMED);
-    rmdir by mmiotap_given_rmdir, mmiotap_first_given_rmdir: Kind::Given(given::NAMED);
-    chdir by mmiotap_given_chdir, mmiotap_first_given_chdir: Kind::Given(given::NAMED);
-    openat by mmiotap_given_openat, mmiotap_first_given_openat: Kind::Given(given::NAMED_AT);
-    openat64 by mmiotap_given_openat64, mmiotap_first_given_openat64: Kind::Given(given::NAMED_AT);
-    __openat_2 by mmiotap_given___openat_2, mmiotap_first_given___openat_2: Kind::Given(given::NAMED_AT);
-    __openat64_2 by mmiotap_given___openat64_2, mmiotap_first_given___openat64_2: Kind::Given(given::NAMED_AT);
-    faccessat by mmiotap_given_faccessat, mmiotap_first_given_faccessat: Kind::Given(given::NAMED_AT);
-    unlinkat by mmiotap_given_unlinkat, mmiotap_first_given_unlinkat: Kind::Given(given::NAMED_AT);
-    mkdirat by mmiotap_given_mkdirat, mmiotap_first_given_mkdirat: Kind::Given(given::NAMED_AT);
-    rename by mmiotap_given_rename, mmiotap_first_given_rename: Kind::Given(given::RENAMED);
-    poll by mmiotap_given_poll, mmiotap_first_given_poll: Kind::Given(given::POLLED);
-    select by mmiotap_given_select, mmiotap_first_given_select: Kind::Given(given::SELECTED);
-    epoll_wait by mmiotap_given_epoll_wait, mmiotap_first_given_epoll_wait: Kind::Given(given::AWAITED);
-    epoll_ctl by mmiotap_given_epoll_ctl, mmiotap_first_given_epoll_ctl: Kind::Given(given::WATCHED);
-    pipe by mmiotap_given_pipe, mmiotap_first_given_pipe: Kind::Given(given::TWO_ENDS);
-    pipe2 by mmiotap_given_pipe2, mmiotap_first_given_pipe2: Kind::Given(given::TWO_ENDS);
-    socketpair by mmiotap_given_socketpair, mmiotap_first_given_socketpair: Kind::Given(given::TWO_SOCKETS);
-    bind by mmiotap_given_bind, mmiotap_first_given_bind: Kind::Given(given::ADDRESSED);
-    connect by mmiotap_given_connect, mmiotap_first_given_connect: Kind::Given(given::ADDRESSED);
-    accept by mmiotap_given_accept, mmiotap_first_given_accept: Kind::Given(given::PEER);
-    accept4 by mmiotap_given_accept4, mmiotap_first_given_accept4: Kind::Given(given::PEER);
-    getsockname by mmiotap_given_getsockname, mmiotap_first_given_getsockname: Kind::Given(given::PEER);
-    getpeername by mmiotap_given_getpeername, mmiotap_first_given_getpeername: Kind::Given(given::PEER);
-    getsockopt by mmiotap_given_getsockopt, mmiotap_first_given_getsockopt: Kind::Given(given::OPTION);
-    setsockopt by mmiotap_given_setsockopt, mmiotap_first_given_setsockopt: Kind::Given(given::OPTION_SET);
-    sendfile by mmiotap_given_sendfile, mmiotap_first_given_sendfile: Kind::Given(given::SENT);
-    sendfile64 by mmiotap_given_sendfile64, mmiotap_first_given_sendfile64: Kind::Given(given::SENT);
-    copy_file_range by mmiotap_given_copy_file_range, mmiotap_first_given_copy_file_range: Kind::Given(given::COPIED);
-    splice by mmiotap_given_splice, mmiotap_first_given_splice: Kind::Given(given::COPIED);
-    getrusage by mmiotap_given_getrusage, mmiotap_first_given_getrusage: Kind::Given(given::USAGE);
-    sysinfo by mmiotap_given_sysinfo, mmiotap_first_given_sysinfo: Kind::Given(given::SYSTEM);
-    uname by mmiotap_given_uname, mmiotap_first_given_uname: Kind::Given(given::SYSTEM_NAMES);
-    timerfd_settime by mmiotap_given_timerfd_settime, mmiotap_first_given_timerfd_settime: Kind::Given(given::TIMER_SET);
-    timerfd_gettime by mmiotap_given_timerfd_gettime, mmiotap_first_given_timerfd_gettime: Kind::Given(given::TIMER);
-    eventfd_read by mmiotap_given_eventfd_read, mmiotap_first_given_eventfd_read: Kind::Given(given::COUNTER);
+    read __read: Kind::Buffer(Way::Write, Name::readv);
+    write __write: Kind::Buffer(Way::Read, Name::writev);
+    pread pread64 __pread64: Kind::Buffer(Way::Write, Name::preadv);
+    pwrite pwrite64 __pwrite64: Kind::Buffer(Way::Read, Name::pwritev);
+    readv preadv preadv64 preadv2 preadv64v2: Kind::List(Way::Write);
+    writev pwritev pwritev64 pwritev2 pwritev64v2: Kind::List(Way::Read);
+    recv: Kind::Socket(Way::Write, Peer::None);
+    recvfrom: Kind::Socket(Way::Write, Peer::From);
+    send __send: Kind::Socket(Way::Read, Peer::None);
+    sendto: Kind::Socket(Way::Read, Peer::To);
+    recvmsg: Kind::Message(Way::Write);
+    sendmsg: Kind::Message(Way::Read);
+    getrandom getentropy: Kind::Random;
+    ioctl: Kind::Control;
+    fread fread_unlocked: Kind::Stream(Way::Write);
+    fwrite fwrite_unlocked: Kind::Stream(Way::Read);
+    stat stat64 lstat lstat64: Kind::Given(given::STATED);
+    fstat fstat64: Kind::Given(given::STATED_FILE);
+    fstatat fstatat64: Kind::Given(given::STATED_AT);
+    statx: Kind::Given(given::STATXED);
+    statfs statfs64: Kind::Given(given::FILE_SYSTEM);
+    fstatfs fstatfs64: Kind::Given(given::FILE_SYSTEM_OF);
+    readlink: Kind::Given(given::LINK);
+    readlinkat: Kind::Given(given::LINK_AT);
+    getdents64: Kind::Given(given::DIRECTORY);
+    open open64 __open_2 __open64_2 creat creat64 access unlink mkdir rmdir chdir: Kind::Given(given::NAMED);
+    openat openat64 __openat_2 __openat64_2 faccessat unlinkat mkdirat: Kind::Given(given::NAMED_AT);
+    rename: Kind::Given(given::RENAMED);
+    poll: Kind::Given(given::POLLED);
+    select: Kind::Given(given::SELECTED);
+    epoll_wait: Kind::Given(given::AWAITED);
+    epoll_ctl: Kind::Given(given::WATCHED);
+    pipe pipe2: Kind::Given(given::TWO_ENDS);
+    socketpair: Kind::Given(given::TWO_SOCKETS);
+    bind connect: Kind::Given(given::ADDRESSED);
+    accept accept4 getsockname getpeername: Kind::Given(given::PEER);
+    getsockopt: Kind::Given(given::OPTION);
+    setsockopt: Kind::Given(given::OPTION_SET);
+    sendfile sendfile64: Kind::Given(given::SENT);
+    copy_file_range splice: Kind::Given(given::COPIED);
+    getrusage: Kind::Given(given::USAGE);
+    sysinfo: Kind::Given(given::SYSTEM);
+    uname: Kind::Given(given::SYSTEM_NAMES);
+    timerfd_settime: Kind::Given(given::TIMER_SET);
+    timerfd_gettime: Kind::Given(given::TIMER);
+    eventfd_read: Kind::Given(given::COUNTER);
 }
 
 // What the compiler calls in place of some where it knows how long the buffer is (_FORTIFY_SOURCE): the same, if that is enough.
@@ -330,7 +292,7 @@ unsafe extern "C" fn divert(a: usize, b: usize, c: usize, d: usize, e: usize, f:
     let this = Diverted { name, arguments, caller };
     // SAFETY: the caller's promise.
     unsafe {
-        match KINDS[name as usize] {
+        match name.kind() {
             Kind::Buffer(way, list) => this.buffer(way, b, c, |parts| call(list, with_list(arguments, parts))),
             Kind::Socket(way, peer) => this.buffer(way, b, c, |parts| by_message(way, peer, arguments, parts)),
             Kind::List(way) => this.list(way),
@@ -557,8 +519,7 @@ fn by_message(way: Way, peer: Peer, [socket, _, _, flags, address, length]: Argu
     }
     let has_length = peer == Peer::From && address != 0;
     if has_length {
-        // SAFETY: a word of ours.
-        unsafe { arch::copy(kernel::reach(length, 4), &raw mut message.msg_namelen as usize, 4) };
+        message.msg_namelen = kernel::word(length);
     }
     let name = if way == Way::Read { Name::sendmsg } else { Name::recvmsg };
     // SAFETY: what the program has asked for.

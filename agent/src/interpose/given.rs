@@ -4,7 +4,7 @@
 use libc::iovec;
 
 use crate::kernel::{self, Call, Way};
-use crate::{arch, region};
+use crate::region;
 
 /// Addresses that a call takes at most.
 const MOST: usize = 4;
@@ -204,14 +204,6 @@ fn length(pointer: &Pointer, arguments: &Arguments) -> usize {
         Times(argument, unit) | Returned(argument, unit) => arguments[argument].saturating_mul(unit),
         Bits(argument) => (arguments[argument] as i32).max(0).unsigned_abs().div_ceil(64) as usize * 8,
         Name => 1,
-        Told(argument) => told(arguments[argument]),
+        Told(argument) => kernel::word(arguments[argument]) as usize,
     }
-}
-
-/// The socklen_t at this address; 0 if it is not there.
-fn told(address: usize) -> usize {
-    let mut length: libc::socklen_t = 0;
-    // SAFETY: a word of ours; a fault on the other side is recovered from.
-    let is_there = address != 0 && unsafe { arch::copy(kernel::reach(address, LENGTH), &raw mut length as usize, LENGTH) };
-    if is_there { length as usize } else { 0 }
 }
