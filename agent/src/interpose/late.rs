@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use libc::{Elf64_Phdr, Elf64_Sym, PT_DYNAMIC, PT_LOAD, dl_phdr_info, size_t};
 
-use super::{calls, handlers, mapping, masks, raw, threads};
+use super::{calls, checked, handlers, mapping, masks, raw, threads};
 use crate::maps;
 use crate::patch::frames;
 use crate::region::{self, Guard};
@@ -134,11 +134,6 @@ fn functions() -> Vec<Function> {
         (c"__sysv_signal", handlers::__sysv_signal as *const ()),
         (c"sigprocmask", masks::sigprocmask as *const ()),
         (c"pthread_sigmask", masks::pthread_sigmask as *const ()),
-        (c"sigsuspend", masks::sigsuspend as *const ()),
-        (c"ppoll", masks::ppoll as *const ()),
-        (c"pselect", masks::pselect as *const ()),
-        (c"epoll_pwait", masks::epoll_pwait as *const ()),
-        (c"epoll_pwait2", masks::epoll_pwait2 as *const ()),
         (c"pthread_attr_setsigmask_np", masks::pthread_attr_setsigmask_np as *const ()),
         (c"pthread_attr_getsigmask_np", masks::pthread_attr_getsigmask_np as *const ()),
         (c"pthread_create", threads::pthread_create as *const ()),
@@ -148,7 +143,7 @@ fn functions() -> Vec<Function> {
     ];
     let buffers = calls::FUNCTIONS.iter().map(|&(name, ours)| (name, ours as *const ()));
     let mut functions: Vec<Function> = Vec::new();
-    for (name, ours) in libcs.into_iter().chain(buffers).chain(calls::CHECKED.iter().copied()) {
+    for (name, ours) in libcs.into_iter().chain(buffers).chain(checked::CHECKED.iter().copied()) {
         let theirs = look_up(libc::RTLD_NEXT, name);
         let is_first = look_up(libc::RTLD_DEFAULT, name) == theirs;
         functions.push(Function { name, ours: ours as usize, theirs, is_first });

@@ -4,16 +4,14 @@
 use core::mem::{MaybeUninit, transmute};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use libc::{
-    SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, epoll_event, fd_set, nfds_t, pollfd, pthread_attr_t, sigset_t, timespec,
-};
+use libc::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, pthread_attr_t, sigset_t};
 
 use super::{Real, answer};
 use crate::arch::Frame;
 use crate::arch::frame::RSP;
 use crate::signals::{INTERNAL, OURS};
 use crate::thread::masked;
-use crate::{arena, sys};
+use crate::{arena, kernel, sys};
 
 /// The kernel's part of a libc signal set: its first eight bytes.
 pub fn kernel_set(set: &sigset_t) -> u64 {
@@ -203,29 +201,9 @@ impl Stripped {
     }
 }
 
-/// Functions that wait with a mask, the mask being their last argument.
-macro_rules! waits {
-    ($($name:ident($($argument:ident: $kind:ty),*);)*) => { $(
-        /// # Safety
-        /// As the function of this name in the C library.
-        #[cfg_attr(not(test), unsafe(no_mangle))]
-        pub unsafe extern "C" fn $name($($argument: $kind,)* mask: *const sigset_t) -> c_int {
-            static REAL: Real = Real::new(match core::ffi::CStr::from_bytes_with_nul(
-                concat!(stringify!($name), "\0").as_bytes()) { Ok(name) => name, Err(_) => unreachable!() });
-            // SAFETY: the function of this name in libc, and the caller's promise.
-            unsafe {
-                let real: unsafe extern "C" fn($($kind,)* *const sigset_t) -> c_int = transmute(REAL.address());
-                let mask = Stripped::new(mask);
-                real($($argument,)* mask.pointer())
-            }
-        }
-    )* };
-}
-
-waits! {
-    sigsuspend();
-    ppoll(fds: *mut pollfd, count: nfds_t, timeout: *const timespec);
-    pselect(count: c_int, reads: *mut fd_set, writes: *mut fd_set, errors: *mut fd_set, timeout: *const timespec);
-    epoll_pwait(epoll: c_int, events: *mut epoll_event, count: c_int, timeout: c_int);
-    epoll_pwait2(epoll: c_int, events: *mut epoll_event, count: c_int, timeout: *const timespec);
+/// The mask at this address, to wait with: without our signals, for handlers that run meanwhile may touch a device. None: it is not there.
+pub fn stripped(address: usize) -> Option<u64> {
+    let mut mask = 0u64;
+    // SAFETY: the word is ours.
+    (address != 0 && unsafe { kernel::fetch(address, &raw mut mask) }).then_some(mask & !OURS)
 }
