@@ -24,7 +24,7 @@ char *__getcwd_chk(char *, size_t, size_t);
 enum { HERE = AT_FDCWD };
 #define LINKED ((char *)room(40, 4))
 /* A descriptor that is not needed. */
-#define OPENED(name, ...) close(CASE(name, __VA_ARGS__))
+#define OPENED(name, ...) (begin(#name), result = (long)(__VA_ARGS__), close(finish(#name, result, (int)result == -1, errno)))
 
 static void names(void)
 {

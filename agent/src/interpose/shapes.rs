@@ -117,7 +117,8 @@ pub const WAITED_USED: &[Pointer] = &[written(0, Positive(WORD)), written(2, Pos
 pub const WAITED_FOR: &[Pointer] = &[written(1, Positive(WORD))];
 pub const WAITED_FOR_USED: &[Pointer] = &[written(1, Positive(WORD)), written(3, Positive(USED))];
 pub const WAITED_ID: &[Pointer] = &[written(2, Bytes(ENDED))];
-pub const WAITED_ID_USED: &[Pointer] = &[written(2, Bytes(ENDED)), written(4, Positive(USED))];
+/// It does not say whether it has found a process, of which it would write this.
+pub const WAITED_ID_USED: &[Pointer] = &[written(2, Bytes(ENDED)), written(4, Unknown)];
 pub const USAGE: &[Pointer] = &[written(1, Bytes(USED))];
 pub const SYSTEM: &[Pointer] = &[written(0, Bytes(size_of::<libc::sysinfo>()))];
 pub const SYSTEM_NAMES: &[Pointer] = &[written(0, Bytes(size_of::<libc::utsname>()))];
