@@ -144,6 +144,8 @@ impl Diverted {
         }
     }
 
+    // Apart, for its frame: the stack may be a small one of a handler's.
+    #[inline(never)]
     unsafe fn list_of<const N: usize>(&self, way: Way) -> isize {
         let mut parts = Parts::<N>::new();
         // SAFETY: the caller's promise.

@@ -6,6 +6,7 @@ use core::mem::MaybeUninit;
 use super::kinds::Arguments;
 use crate::kernel::{self, Call, Way};
 use crate::region;
+use crate::sys::PAGE;
 
 /// Addresses that a call takes at most.
 const MOST: usize = 5;
@@ -100,7 +101,7 @@ impl Pointer {
             Size::Times(argument, unit) | Size::Returned(argument, unit) => arguments[argument].saturating_mul(unit),
             Size::Plus(argument, more) | Size::ReturnedPlus(argument, more) => arguments[argument].saturating_add(more),
             Size::Bits(argument) => (arguments[argument] as i32).max(0).unsigned_abs().div_ceil(64) as usize * 8,
-            Size::Pages(argument) => arguments[argument].div_ceil(crate::sys::PAGE),
+            Size::Pages(argument) => arguments[argument].div_ceil(PAGE),
             Size::Text(argument) => arguments[argument],
             Size::Told(argument) => kernel::word(arguments[argument]) as usize,
             Size::Headed(offset, more) => kernel::word(arguments[self.argument].wrapping_add(offset)) as usize + more,
@@ -181,7 +182,7 @@ impl HandedOn {
         answer: Answer,
         caller: usize,
         call: impl FnOnce(Arguments) -> isize,
-        after: impl FnOnce(isize),
+        after: impl FnOnce(isize, bool),
     ) -> isize {
         let under_way = Call::begin(caller);
         let result = call(self.ours);
@@ -189,9 +190,10 @@ impl HandedOn {
         if outcome == Outcome::Failed {
             return result;
         }
-        after(result);
+        let is_interrupted = outcome == Outcome::Interrupted;
+        after(result, is_interrupted);
         for way in [Way::Read, Way::Write] {
-            self.write_down(&under_way, way, outcome == Outcome::Interrupted, result);
+            self.write_down(&under_way, way, is_interrupted, result);
         }
         let same = |pointer: &&Pointer| answer == Answer::Address && self.ours[pointer.argument] == result as usize;
         self.pointers.iter().find(same).map_or(result, |pointer| self.theirs[pointer.argument] as isize)
@@ -215,10 +217,10 @@ impl HandedOn {
                 *copy = 0;
             }
         }
-        self.make(answer, caller, call, |result| {
+        self.make(answer, caller, call, |result, is_interrupted| {
             // Lengths come behind what they are of, and have to be there first. What the kernel has not written is as it was.
             for ((pointer, &room), &copy) in self.pointers.iter().zip(&self.rooms).zip(&copied).rev() {
-                if copy != 0 && pointer.written {
+                if copy != 0 && pointer.written && pointer.interrupted == is_interrupted {
                     let length =
                         if matches!(pointer.size, Size::Told(_)) { pointer.moved(&self.theirs, room, result) } else { room };
                     kernel::copy_out(copy, self.theirs[pointer.argument], length);
@@ -258,7 +260,7 @@ pub fn handed_on(
     if handed_on.is_split {
         handed_on.make_with_copies(answer, caller, call)
     } else if handed_on.is_changed() {
-        handed_on.make(answer, caller, call, |_| {})
+        handed_on.make(answer, caller, call, |_, _| {})
     } else {
         call(arguments)
     }

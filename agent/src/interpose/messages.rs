@@ -67,6 +67,8 @@ impl Diverted {
         }
     }
 
+    // Apart, for its frame: the stack may be a small one of a handler's.
+    #[inline(never)]
     unsafe fn message_of<const N: usize>(&self, way: Way, was: msghdr) -> isize {
         let [socket, theirs, flags, d, e, f] = self.arguments;
         let (mut parts, mut now) = (Parts::<N>::new(), was);
@@ -87,6 +89,7 @@ impl Diverted {
     }
 
     /// sendmmsg and recvmmsg: an array of messages.
+    #[inline(never)]
     pub unsafe fn messages(&self, way: Way) -> isize {
         let [socket, theirs, count, flags, limit, f] = self.arguments;
         let mut parts = Parts::<BUFFERS>::new();

@@ -105,6 +105,7 @@ impl Diverted {
     }
 
     /// futex_waitv(2).
+    #[inline(never)]
     pub unsafe fn locks(&self) -> isize {
         let [array, count, flags, limit, clock, f] = self.arguments;
         let mut locks = [Lock { value: 0, address: 0, flags: 0, reserved: 0 }; MOST_LOCKS];
