@@ -118,6 +118,7 @@ fn look_up(scope: *mut c_void, name: &CStr) -> usize {
     unsafe { libc::dlsym(scope, name.as_ptr()) as usize }
 }
 
+/// All of them, in the order of their names.
 fn functions() -> Vec<Function> {
     let libcs = [
         (c"mmap", mapping::mmap as *const ()),
@@ -151,6 +152,7 @@ fn functions() -> Vec<Function> {
     let (ours, theirs) = (frames::_Unwind_Find_FDE as *const () as usize, frames::real() as usize);
     functions.push(Function { name: c"_Unwind_Find_FDE", ours, theirs, is_first: true });
     functions.retain(|function| function.theirs != 0 && function.theirs != function.ours);
+    functions.sort_unstable_by_key(|function| function.name);
     functions
 }
 
@@ -247,7 +249,8 @@ impl Object<'_> {
                     let symbol = &*(symbols as *const Elf64_Sym).add(relocation.symbol as usize);
                     CStr::from_ptr((names + symbol.st_name as usize) as *const c_char)
                 };
-                let Some(function) = found.functions.iter().find(|function| function.name == name) else { continue };
+                let Ok(index) = found.functions.binary_search_by_key(&name, |function| function.name) else { continue };
+                let function = &found.functions[index];
                 let address = self.base.wrapping_add(relocation.offset);
                 // SAFETY: a word of the object that its relocation is about.
                 let before = unsafe { (address as *const usize).read_volatile() };
