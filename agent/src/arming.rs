@@ -102,10 +102,8 @@ fn start_helper() {
     }
     let stack = HELPER_STACK.0.get() as usize + STACK;
     // It inherits the mask: no signal of the program may land on it.
-    let mask = sys::block_signals(!0);
     // SAFETY: the stack is the helper's alone, and `help` never returns.
-    unsafe { arch::spawn(stack, HELPER.as_ptr(), help) };
-    sys::set_signal_mask(mask);
+    sys::with_blocked(!0, || unsafe { arch::spawn(stack, HELPER.as_ptr(), help) });
 }
 
 /// The helper shares the thread pointer of whoever started it, so it must touch nothing thread-local.

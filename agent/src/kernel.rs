@@ -18,6 +18,9 @@ use crate::{arch, arena, modules, signals, sys};
 /// Where addresses of programs end (asm/page_64_types.h, TASK_SIZE_MAX with four levels of page tables).
 const END_OF_MEMORY: usize = (1 << 47) - PAGE;
 
+/// Parts that a structure may be in.
+const FEW: usize = 8;
+
 /// Which way the bytes of a call go, as the region sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
@@ -40,6 +43,15 @@ impl<const N: usize> Parts<N> {
 
     pub fn as_slice(&self) -> &[iovec] {
         &self.parts[..self.count]
+    }
+
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Takes those back that were added last.
+    pub fn truncate(&mut self, count: usize) {
+        self.count = count;
     }
 
     /// Adds a buffer of the program's: a part for each region in it, and for what is between them. False: there is no room.
@@ -74,14 +86,35 @@ pub fn reach(address: usize, length: usize) -> usize {
     }
 }
 
+/// Is any of these bytes in a region?
+pub fn touches(address: usize, length: usize) -> bool {
+    region::at_or_above(address).is_some_and(|region| region.start < address.saturating_add(length))
+}
+
 /// Copies a structure of whole words that the program has given us, as the kernel would: false, if it is not there.
 ///
 /// # Safety
 /// `to` is ours, and has room for all of it.
 pub unsafe fn fetch<T>(from: usize, to: *mut T) -> bool {
-    let from = reach(from, size_of::<T>());
-    // SAFETY: a fault is recovered from; the caller's promise for the other side.
-    (0..size_of::<T>()).step_by(8).all(|offset| unsafe { arch::copy(from + offset, to as usize + offset, 8) })
+    let length = size_of::<T>();
+    let whole = reach(from, length);
+    let is_split = whole == from && touches(from, length);
+    (0..length).step_by(8).all(|offset| {
+        let word = if is_split { reach(from + offset, 8) } else { whole.wrapping_add(offset) };
+        // SAFETY: a fault is recovered from; the caller's promise for the other side.
+        unsafe { arch::copy(word, to as usize + offset, 8) }
+    })
+}
+
+/// The word of 4 bytes that the program has at this address, a socklen_t or the like; 0 if it is not there.
+pub fn word(from: usize) -> u32 {
+    if from == 0 {
+        return 0;
+    }
+    let (from, mut word) = (reach(from, size_of::<u32>()), 0u32);
+    // SAFETY: the word is ours; a fault on the other side is recovered from.
+    unsafe { arch::copy(from, &raw mut word as usize, size_of::<u32>()) };
+    word
 }
 
 /// The same the other way, for one word of 4 or 8 bytes. Where the program may not write, the kernel has said so by now.
@@ -119,6 +152,15 @@ impl Call {
                 left -= length;
             }
         });
+    }
+
+    /// The same of bytes that the program has at this address, as far as they are in regions.
+    pub fn end_all(&self, way: Way, address: usize, length: usize) {
+        let mut parts = Parts::<FEW>::new();
+        parts.add(address, length);
+        if parts.touches_region {
+            self.end(way, parts.as_slice(), length);
+        }
     }
 
     /// The kernel was given this address, and nobody knows what it did there, nor how far.
@@ -179,11 +221,50 @@ fn look(at: usize, data: &mut [u8]) -> bool {
 }
 
 unsafe fn copied(number: libc::c_long, here: usize, there: usize, length: usize) -> bool {
-    let [here, there] = [here, there].map(|start| iovec { iov_base: start as *mut _, iov_len: length });
-    let (here, there) = (&raw const here as usize, &raw const there as usize);
+    let there = iovec { iov_base: there as *mut _, iov_len: length };
     // SAFETY: the caller's promise.
-    let copied = unsafe { sys::syscall6(number, sys::getpid() as usize, here, 1, there, 1, 0) };
+    unsafe { copied_parts(number, here, &[there], length) }
+}
+
+unsafe fn copied_parts(number: libc::c_long, here: usize, there: &[iovec], length: usize) -> bool {
+    let here = iovec { iov_base: here as *mut _, iov_len: length };
+    let (here, parts) = (&raw const here as usize, there.as_ptr() as usize);
+    // SAFETY: the caller's promise.
+    let copied = unsafe { sys::syscall6(number, sys::getpid() as usize, here, 1, parts, there.len(), 0) };
     copied == length as isize
+}
+
+/// Copies what the program has at this address, of which a part is in a region. False: that is no memory, or not there.
+pub fn copy_in(from: usize, to: usize, length: usize) -> bool {
+    let mut parts = Parts::<FEW>::new();
+    // SAFETY: the memory is the caller's own.
+    parts.add(from, length) && unsafe { copied_parts(libc::SYS_process_vm_readv, to, parts.as_slice(), length) }
+}
+
+/// The same the other way.
+pub fn copy_out(from: usize, to: usize, length: usize) -> bool {
+    let mut parts = Parts::<FEW>::new();
+    // SAFETY: the program has asked for it to be written.
+    parts.add(to, length) && unsafe { copied_parts(libc::SYS_process_vm_writev, from, parts.as_slice(), length) }
+}
+
+/// How long the text is that the kernel has written to this address, its zero included.
+pub fn text_length(address: usize, room: usize) -> usize {
+    let mut at = 0;
+    while at < room {
+        let mut piece = [0; 64];
+        let there = reach(address + at, 1);
+        let length = (room - at).min(piece.len() - there % piece.len());
+        // The piece ends where a line of the cache does: it is in one region, or in none.
+        if !look(there, &mut piece[..length]) {
+            return room;
+        }
+        if let Some(end) = piece[..length].iter().position(|&byte| byte == 0) {
+            return at + end + 1;
+        }
+        at += length;
+    }
+    room
 }
 
 /// A structure of numbers that the program has given us by its address: None if it is not there, Some(None) if it gave none.
@@ -212,9 +293,7 @@ fn alone<T>(work: impl FnOnce(&mut Thread) -> T) -> Option<T> {
     if arena::base() == 0 {
         return None;
     }
-    let mask = sys::block_signals(!signals::OURS);
     // Unless it was left meanwhile.
-    let done = if arena::base() != 0 && arena::is_logging() { thread::current().map(work) } else { None };
-    sys::set_signal_mask(mask);
-    done
+    let is_wanted = || arena::base() != 0 && arena::is_logging();
+    sys::with_blocked(!signals::OURS, || is_wanted().then(thread::current).flatten().map(work))
 }

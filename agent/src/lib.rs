@@ -121,11 +121,11 @@ pub unsafe extern "C" fn mmiotap_agent_mark(text: *const c_char) {
     }
     // SAFETY: the caller's promise.
     let text = unsafe { CStr::from_ptr(text) };
-    let mask = sys::block_signals(!signals::OURS);
-    if let Some(thread) = thread::current() {
-        capture::write(thread, &capture::Row::new(layout::MARK), text.to_bytes());
-    }
-    sys::set_signal_mask(mask);
+    sys::with_blocked(!signals::OURS, || {
+        if let Some(thread) = thread::current() {
+            capture::write(thread, &capture::Row::new(layout::MARK), text.to_bytes());
+        }
+    });
 }
 
 #[cfg(not(test))]

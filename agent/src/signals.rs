@@ -59,15 +59,15 @@ pub fn index(signal: c_int) -> usize {
 
 fn with_action<T>(signal: c_int, work: impl FnOnce(&mut Action) -> T) -> T {
     // A handler that interrupted the holder would wait for ever.
-    let mask = sys::block_signals(!0);
-    while ACTIONS.locked.swap(true, Ordering::Acquire) {
-        sys::sched_yield();
-    }
-    // SAFETY: we hold the lock.
-    let result = work(unsafe { &mut (&mut *ACTIONS.actions.get())[index(signal)] });
-    ACTIONS.locked.store(false, Ordering::Release);
-    sys::set_signal_mask(mask);
-    result
+    sys::with_blocked(!0, || {
+        while ACTIONS.locked.swap(true, Ordering::Acquire) {
+            sys::sched_yield();
+        }
+        // SAFETY: we hold the lock.
+        let result = work(unsafe { &mut (&mut *ACTIONS.actions.get())[index(signal)] });
+        ACTIONS.locked.store(false, Ordering::Release);
+        result
+    })
 }
 
 pub fn after_fork() {

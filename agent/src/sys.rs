@@ -299,6 +299,14 @@ pub fn unblock_signals(set: u64) {
     unsafe { syscall6(libc::SYS_rt_sigprocmask, libc::SIG_UNBLOCK as usize, &raw const set as usize, 0, 8, 0, 0) };
 }
 
+/// Works with these signals blocked, too.
+pub fn with_blocked<T>(set: u64, work: impl FnOnce() -> T) -> T {
+    let mask = block_signals(set);
+    let done = work();
+    set_signal_mask(mask);
+    done
+}
+
 pub fn set_signal_mask(mask: u64) {
     // SAFETY: the word is ours.
     unsafe { syscall6(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK as usize, &raw const mask as usize, 0, 8, 0, 0) };

@@ -137,6 +137,10 @@ impl Pending {
         }
     }
 
+    pub fn all(&self) -> u64 {
+        self.set
+    }
+
     /// One of these, if it waits.
     pub fn take(&mut self, wanted: u64) -> Option<(c_int, siginfo_t)> {
         let signal = SIGNALS.into_iter().find(|&signal| self.set & wanted & bit(signal) != 0)?;
@@ -290,6 +294,11 @@ pub fn current() -> Option<&'static mut Thread> {
         }
         Some(&mut **slot)
     }
+}
+
+/// Do signals of ours wait for this thread?
+pub fn has_pending() -> bool {
+    arena::base() != 0 && existing().is_some_and(|thread| thread.pending.all() != 0)
 }
 
 /// The same if it has been made, and is not a forking parent's.

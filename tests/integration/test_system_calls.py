@@ -98,7 +98,7 @@ def check_events(recording: Path) -> None:
     assert [one for one in seen if one[0] == "unknown"] == [("unknown", 200, 0, 0)]
     assert [one[:3] for one in seen if one[1] == 204] == [("write", 204, 4)]
     # And nothing more of those that failed, or were cancelled.
-    assert len(seen) == 1725
+    assert len(seen) == 1730
 
 
 def expected() -> list[tuple[str, int, int, int | bytes]]:

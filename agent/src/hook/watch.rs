@@ -37,12 +37,10 @@ pub fn start() {
     tell(pid, word(H_GENERATION).load(Ordering::Relaxed).wrapping_sub(1));
     let stack = HELPER_STACK.0.get() as usize + STACK;
     // It inherits the mask: no signal of the program may land on it.
-    let mask = sys::block_signals(!0);
     // SAFETY: the stack is the helper's alone, and `watch` never returns.
-    if !unsafe { arch::spawn(stack, HELPER.as_ptr(), watch) } {
+    if !sys::with_blocked(!0, || unsafe { arch::spawn(stack, HELPER.as_ptr(), watch) }) {
         forget(pid);
     }
-    sys::set_signal_mask(mask);
 }
 
 fn is_over() -> bool {

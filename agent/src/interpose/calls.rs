@@ -1,104 +1,72 @@
-//! The functions that hand the program's buffers to the kernel: those that lie in a region are handed on as the alias.
+//! The functions that hand the program's memory to the kernel: what lies in a region is handed on as the alias.
 //!
 //! All others go straight on, by a jump, so that libc's own function is what returns to the program, is cancelled, and is seen by
-//! unwinders. A buffer that lies in a region only in part is handed on in pieces, by the function of the same meaning that takes a
-//! list of them: it stays one system call. Nothing here unwinds, and nothing has to be undone when a call is cancelled.
+//! unwinders. Nothing here unwinds.
 
 use core::arch::global_asm;
-use core::ffi::{CStr, c_int, c_void};
-use core::mem::{MaybeUninit, offset_of, transmute, zeroed};
+use core::ffi::{CStr, c_void};
+use core::mem::transmute;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use libc::{iovec, msghdr};
-
-use super::Real;
-use super::given::{self, Arguments, Pointer};
-use crate::kernel::{self, Call, Parts, Way};
-use crate::{arch, region};
+use super::buffers::{Callee, Diverted};
+use super::given::{Answer, Pointer};
+use super::kinds::{Arguments, Kind, Peer, Sent};
+use super::shapes::*;
+use crate::kernel::Way;
 
 type Function = unsafe extern "C" fn(usize, usize, usize, usize, usize, usize) -> isize;
 
-/// What a function takes, and how it is called with a list instead.
-#[derive(Clone, Copy)]
-enum Kind {
-    /// A descriptor, a buffer and its length; with a list the one with this name.
-    Buffer(Way, Name),
-    /// A socket, a buffer, its length, flags, and maybe an address.
-    Socket(Way, Peer),
-    /// A descriptor, and a list of buffers.
-    List(Way),
-    /// A socket, and a message.
-    Message(Way),
-    /// A buffer and its length, for random bytes.
-    Random,
-    /// A descriptor, what to do, and maybe an address.
-    Control,
-    /// A buffer, two factors of its length, and a stream.
-    Stream(Way),
-    /// Addresses of structures and names.
-    Given(&'static [Pointer]),
-}
-
-/// Of a socket's function, whose address it has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Peer {
-    None,
-    To,
-    From,
-}
-
-/// May this call concern a region?
-#[inline(always)]
-fn is_near(kind: Kind, arguments: Arguments) -> bool {
-    let [a, b, c, ..] = arguments;
-    match kind {
-        Kind::Given(pointers) => given::is_near(pointers, &arguments),
-        Kind::Buffer(..) | Kind::Socket(..) => region::is_near(b, c),
-        Kind::List(_) | Kind::Message(_) => region::is_near(0, usize::MAX),
-        Kind::Random => region::is_near(a, b),
-        Kind::Control => region::is_near(c, 1),
-        Kind::Stream(_) => region::is_near(a, b.saturating_mul(c)),
-    }
-}
-
 macro_rules! calls {
-    ($($name:ident by $diverted:ident, $first:ident: $kind:expr;)*) => {
+    ($($($name:ident)+: $kind:expr;)*) => {
         #[derive(Clone, Copy, PartialEq, Eq)]
         #[repr(usize)]
         #[expect(non_camel_case_types, reason = "they are C's")]
-        enum Name { $($name),* }
+        pub enum Name { $($($name),+),* }
 
-        const KINDS: &[Kind] = &[$($kind),*];
+        impl Name {
+            const fn kind(self) -> Kind {
+                match self { $($(Name::$name)|+ => $kind),* }
+            }
+        }
+
+        /// All of them, with their names.
+        pub const FUNCTIONS: &[(&CStr, Function)] = &[$($((name(concat!(stringify!($name), "\0")), $name)),+),*];
+
         /// libc's functions. In place of one that was not looked up yet, what does that.
-        static REALS: [AtomicPtr<()>; KINDS.len()] = [$(AtomicPtr::new($first as *mut ())),*];
+        static REALS: [AtomicPtr<()>; FUNCTIONS.len()] = [$($({
+            unsafe extern "C" {
+                #[link_name = concat!("mmiotap_first_", stringify!($name))]
+                fn first();
+            }
+            AtomicPtr::new(first as *mut ())
+        }),+),*];
 
-        $(
+        $($(
             /// # Safety
             /// As the function of this name in the C library.
             #[cfg_attr(not(test), unsafe(no_mangle))]
             pub unsafe extern "C" fn $name(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {
+                unsafe extern "C" {
+                    #[link_name = concat!("mmiotap_diverted_", stringify!($name))]
+                    fn diverted(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize;
+                }
                 // SAFETY: the caller's promise. Both are jumps: the stack is as if the program had called them.
                 unsafe {
-                    if is_near(const { KINDS[Name::$name as usize] }, [a, b, c, d, e, f]) {
-                        $diverted(a, b, c, d, e, f)
+                    if const { Name::$name.kind() }.is_near(&[a, b, c, d, e, f]) {
+                        diverted(a, b, c, d, e, f)
                     } else {
                         real(Name::$name)(a, b, c, d, e, f)
                     }
                 }
             }
 
-            unsafe extern "C" {
-                fn $diverted(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize;
-                fn $first();
-            }
-
             // divert() with two arguments more, which come by the stack: the function's number, and where the program goes on.
             global_asm!(
                 ".pushsection .text",
-                concat!(stringify!($first), ":"),
+                concat!("mmiotap_first_", stringify!($name), ":"),
                 "mov eax, {name}",
                 "jmp mmiotap_look_up",
-                concat!(stringify!($diverted), ":"),
+                concat!("mmiotap_diverted_", stringify!($name), ":"),
                 ".cfi_startproc",
                 "sub rsp, 8",
                 ".cfi_adjust_cfa_offset 8",
@@ -115,10 +83,7 @@ macro_rules! calls {
                 name = const Name::$name as usize,
                 divert = sym divert,
             );
-        )*
-
-        /// All of them, with their names.
-        pub const FUNCTIONS: &[(&CStr, Function)] = &[$((name(concat!(stringify!($name), "\0")), $name)),*];
+        )+)*
     };
 }
 
@@ -129,149 +94,164 @@ pub const fn name(text: &str) -> &CStr {
     }
 }
 
+const fn given(pointers: &'static [Pointer]) -> Kind {
+    Kind::Given(pointers, Answer::Number)
+}
+
 calls! {
-    read by mmiotap_read, mmiotap_first_read: Kind::Buffer(Way::Write, Name::readv);
-    __read by mmiotap___read, mmiotap_first___read: Kind::Buffer(Way::Write, Name::readv);
-    write by mmiotap_write, mmiotap_first_write: Kind::Buffer(Way::Read, Name::writev);
-    __write by mmiotap___write, mmiotap_first___write: Kind::Buffer(Way::Read, Name::writev);
-    pread by mmiotap_pread, mmiotap_first_pread: Kind::Buffer(Way::Write, Name::preadv);
-    pread64 by mmiotap_pread64, mmiotap_first_pread64: Kind::Buffer(Way::Write, Name::preadv);
-    __pread64 by mmiotap___pread64, mmiotap_first___pread64: Kind::Buffer(Way::Write, Name::preadv);
-    pwrite by mmiotap_pwrite, mmiotap_first_pwrite: Kind::Buffer(Way::Read, Name::pwritev);
-    pwrite64 by mmiotap_pwrite64, mmiotap_first_pwrite64: Kind::Buffer(Way::Read, Name::pwritev);
-    __pwrite64 by mmiotap___pwrite64, mmiotap_first___pwrite64: Kind::Buffer(Way::Read, Name::pwritev);
-    readv by mmiotap_readv, mmiotap_first_readv: Kind::List(Way::Write);
-    writev by mmiotap_writev, mmiotap_first_writev: Kind::List(Way::Read);
-    preadv by mmiotap_preadv, mmiotap_first_preadv: Kind::List(Way::Write);
-    preadv64 by mmiotap_preadv64, mmiotap_first_preadv64: Kind::List(Way::Write);
-    preadv2 by mmiotap_preadv2, mmiotap_first_preadv2: Kind::List(Way::Write);
-    preadv64v2 by mmiotap_preadv64v2, mmiotap_first_preadv64v2: Kind::List(Way::Write);
-    pwritev by mmiotap_pwritev, mmiotap_first_pwritev: Kind::List(Way::Read);
-    pwritev64 by mmiotap_pwritev64, mmiotap_first_pwritev64: Kind::List(Way::Read);
-    pwritev2 by mmiotap_pwritev2, mmiotap_first_pwritev2: Kind::List(Way::Read);
-    pwritev64v2 by mmiotap_pwritev64v2, mmiotap_first_pwritev64v2: Kind::List(Way::Read);
-    recv by mmiotap_recv, mmiotap_first_recv: Kind::Socket(Way::Write, Peer::None);
-    recvfrom by mmiotap_recvfrom, mmiotap_first_recvfrom: Kind::Socket(Way::Write, Peer::From);
-    send by mmiotap_send, mmiotap_first_send: Kind::Socket(Way::Read, Peer::None);
-    __send by mmiotap___send, mmiotap_first___send: Kind::Socket(Way::Read, Peer::None);
-    sendto by mmiotap_sendto, mmiotap_first_sendto: Kind::Socket(Way::Read, Peer::To);
-    recvmsg by mmiotap_recvmsg, mmiotap_first_recvmsg: Kind::Message(Way::Write);
-    sendmsg by mmiotap_sendmsg, mmiotap_first_sendmsg: Kind::Message(Way::Read);
-    getrandom by mmiotap_getrandom, mmiotap_first_getrandom: Kind::Random;
-    getentropy by mmiotap_getentropy, mmiotap_first_getentropy: Kind::Random;
-    ioctl by mmiotap_ioctl, mmiotap_first_ioctl: Kind::Control;
-    fread by mmiotap_fread, mmiotap_first_fread: Kind::Stream(Way::Write);
-    fread_unlocked by mmiotap_fread_unlocked, mmiotap_first_fread_unlocked: Kind::Stream(Way::Write);
-    fwrite by mmiotap_fwrite, mmiotap_first_fwrite: Kind::Stream(Way::Read);
-    fwrite_unlocked by mmiotap_fwrite_unlocked, mmiotap_first_fwrite_unlocked: Kind::Stream(Way::Read);
-    stat by mmiotap_given_stat, mmiotap_first_given_stat: Kind::Given(given::STATED);
-    stat64 by mmiotap_given_stat64, mmiotap_first_given_stat64: Kind::Given(given::STATED);
-    lstat by mmiotap_given_lstat, mmiotap_first_given_lstat: Kind::Given(given::STATED);
-    lstat64 by mmiotap_given_lstat64, mmiotap_first_given_lstat64: Kind::Given(given::STATED);
-    fstat by mmiotap_given_fstat, mmiotap_first_given_fstat: Kind::Given(given::STATED_FILE);
-    fstat64 by mmiotap_given_fstat64, mmiotap_first_given_fstat64: Kind::Given(given::STATED_FILE);
-    fstatat by mmiotap_given_fstatat, mmiotap_first_given_fstatat: Kind::Given(given::STATED_AT);
-    fstatat64 by mmiotap_given_fstatat64, mmiotap_first_given_fstatat64: Kind::Given(given::STATED_AT);
-    statx by mmiotap_given_statx, mmiotap_first_given_statx: Kind::Given(given::STATXED);
-    statfs by mmiotap_given_statfs, mmiotap_first_given_statfs: Kind::Given(given::FILE_SYSTEM);
-    statfs64 by mmiotap_given_statfs64, mmiotap_first_given_statfs64: Kind::Given(given::FILE_SYSTEM);
-    fstatfs by mmiotap_given_fstatfs, mmiotap_first_given_fstatfs: Kind::Given(given::FILE_SYSTEM_OF);
-    fstatfs64 by mmiotap_given_fstatfs64, mmiotap_first_given_fstatfs64: Kind::Given(given::FILE_SYSTEM_OF);
-    readlink by mmiotap_given_readlink, mmiotap_first_given_readlink: Kind::Given(given::LINK);
-    readlinkat by mmiotap_given_readlinkat, mmiotap_first_given_readlinkat: Kind::Given(given::LINK_AT);
-    getdents64 by mmiotap_given_getdents64, mmiotap_first_given_getdents64: Kind::Given(given::DIRECTORY);
-    open by mmiotap_given_open, mmiotap_first_given_open: Kind::Given(given::NAMED);
-    open64 by mmiotap_given_open64, mmiotap_first_given_open64: Kind::Given(given::NAMED);
-    __open_2 by mmiotap_given___open_2, mmiotap_first_given___open_2: Kind::Given(given::NAMED);
-    __open64_2 by mmiotap_given___open64_2, mmiotap_first_given___open64_2: Kind::Given(given::NAMED);
-    creat by mmiotap_given_creat, mmiotap_first_given_creat: Kind::Given(given::NAMED);
-    creat64 by mmiotap_given_creat64, mmiotap_first_given_creat64: Kind::Given(given::NAMED);
-    access by mmiotap_given_access, mmiotap_first_given_access: Kind::Given(given::NAMED);
-    unlink by mmiotap_given_unlink, mmiotap_first_given_unlink: Kind::Given(given::NAMED);
-    mkdir by mmiotap_given_mkdir, mmiotap_first_given_mkdir: Kind::Given(given::NAMED);
-    rmdir by mmiotap_given_rmdir, mmiotap_first_given_rmdir: Kind::Given(given::NAMED);
-    chdir by mmiotap_given_chdir, mmiotap_first_given_chdir: Kind::Given(given::NAMED);
-    openat by mmiotap_given_openat, mmiotap_first_given_openat: Kind::Given(given::NAMED_AT);
-    openat64 by mmiotap_given_openat64, mmiotap_first_given_openat64: Kind::Given(given::NAMED_AT);
-    __openat_2 by mmiotap_given___openat_2, mmiotap_first_given___openat_2: Kind::Given(given::NAMED_AT);
-    __openat64_2 by mmiotap_given___openat64_2, mmiotap_first_given___openat64_2: Kind::Given(given::NAMED_AT);
-    faccessat by mmiotap_given_faccessat, mmiotap_first_given_faccessat: Kind::Given(given::NAMED_AT);
-    unlinkat by mmiotap_given_unlinkat, mmiotap_first_given_unlinkat: Kind::Given(given::NAMED_AT);
-    mkdirat by mmiotap_given_mkdirat, mmiotap_first_given_mkdirat: Kind::Given(given::NAMED_AT);
-    rename by mmiotap_given_rename, mmiotap_first_given_rename: Kind::Given(given::RENAMED);
-    poll by mmiotap_given_poll, mmiotap_first_given_poll: Kind::Given(given::POLLED);
-    select by mmiotap_given_select, mmiotap_first_given_select: Kind::Given(given::SELECTED);
-    epoll_wait by mmiotap_given_epoll_wait, mmiotap_first_given_epoll_wait: Kind::Given(given::AWAITED);
-    epoll_ctl by mmiotap_given_epoll_ctl, mmiotap_first_given_epoll_ctl: Kind::Given(given::WATCHED);
-    pipe by mmiotap_given_pipe, mmiotap_first_given_pipe: Kind::Given(given::TWO_ENDS);
-    pipe2 by mmiotap_given_pipe2, mmiotap_first_given_pipe2: Kind::Given(given::TWO_ENDS);
-    socketpair by mmiotap_given_socketpair, mmiotap_first_given_socketpair: Kind::Given(given::TWO_SOCKETS);
-    bind by mmiotap_given_bind, mmiotap_first_given_bind: Kind::Given(given::ADDRESSED);
-    connect by mmiotap_given_connect, mmiotap_first_given_connect: Kind::Given(given::ADDRESSED);
-    accept by mmiotap_given_accept, mmiotap_first_given_accept: Kind::Given(given::PEER);
-    accept4 by mmiotap_given_accept4, mmiotap_first_given_accept4: Kind::Given(given::PEER);
-    getsockname by mmiotap_given_getsockname, mmiotap_first_given_getsockname: Kind::Given(given::PEER);
-    getpeername by mmiotap_given_getpeername, mmiotap_first_given_getpeername: Kind::Given(given::PEER);
-    getsockopt by mmiotap_given_getsockopt, mmiotap_first_given_getsockopt: Kind::Given(given::OPTION);
-    setsockopt by mmiotap_given_setsockopt, mmiotap_first_given_setsockopt: Kind::Given(given::OPTION_SET);
-    sendfile by mmiotap_given_sendfile, mmiotap_first_given_sendfile: Kind::Given(given::SENT);
-    sendfile64 by mmiotap_given_sendfile64, mmiotap_first_given_sendfile64: Kind::Given(given::SENT);
-    copy_file_range by mmiotap_given_copy_file_range, mmiotap_first_given_copy_file_range: Kind::Given(given::COPIED);
-    splice by mmiotap_given_splice, mmiotap_first_given_splice: Kind::Given(given::COPIED);
-    getrusage by mmiotap_given_getrusage, mmiotap_first_given_getrusage: Kind::Given(given::USAGE);
-    sysinfo by mmiotap_given_sysinfo, mmiotap_first_given_sysinfo: Kind::Given(given::SYSTEM);
-    uname by mmiotap_given_uname, mmiotap_first_given_uname: Kind::Given(given::SYSTEM_NAMES);
-    timerfd_settime by mmiotap_given_timerfd_settime, mmiotap_first_given_timerfd_settime: Kind::Given(given::TIMER_SET);
-    timerfd_gettime by mmiotap_given_timerfd_gettime, mmiotap_first_given_timerfd_gettime: Kind::Given(given::TIMER);
-    eventfd_read by mmiotap_given_eventfd_read, mmiotap_first_given_eventfd_read: Kind::Given(given::COUNTER);
-}
+    read __read: Kind::Buffer(Way::Write, Name::readv);
+    write __write: Kind::Buffer(Way::Read, Name::writev);
+    pread pread64 __pread64: Kind::Buffer(Way::Write, Name::preadv);
+    pwrite pwrite64 __pwrite64: Kind::Buffer(Way::Read, Name::pwritev);
+    readv preadv preadv64 preadv2 preadv64v2: Kind::List(Way::Write);
+    writev pwritev pwritev64 pwritev2 pwritev64v2: Kind::List(Way::Read);
+    vmsplice: Kind::Pipe;
+    process_vm_readv: Kind::Process(Way::Write);
+    process_vm_writev: Kind::Process(Way::Read);
+    recv: Kind::Socket(Way::Write, Peer::None);
+    recvfrom: Kind::Socket(Way::Write, Peer::From);
+    send __send: Kind::Socket(Way::Read, Peer::None);
+    sendto: Kind::Socket(Way::Read, Peer::To);
+    recvmsg: Kind::Message(Way::Write);
+    sendmsg: Kind::Message(Way::Read);
+    recvmmsg: Kind::Messages(Way::Write);
+    sendmmsg: Kind::Messages(Way::Read);
+    getrandom getentropy: Kind::Random;
+    ioctl: Kind::Control;
+    fcntl fcntl64: Kind::Chosen(file_control, Answer::Number);
+    fread fread_unlocked: Kind::Stream(Way::Write);
+    fwrite fwrite_unlocked: Kind::Stream(Way::Read);
+    execve execvpe: Kind::Program(NAMED, &[1, 2], Answer::Number);
+    execv execvp: Kind::Program(NAMED, &[1], Answer::Number);
+    execveat: Kind::Program(NAMED_SECOND, &[2, 3], Answer::Number);
+    fexecve: Kind::Program(&[], &[1, 2], Answer::Number);
+    posix_spawn posix_spawnp: Kind::Program(SPAWNED, &[4, 5], Answer::Error);
 
-// What the compiler calls in place of some where it knows how long the buffer is (_FORTIFY_SOURCE): the same, if that is enough.
-macro_rules! checked {
-    ($($name:ident($($argument:ident),*) if $fits:expr => $plain:ident($($plain_argument:ident),*);)*) => { $(
-        /// # Safety
-        /// As the function of this name in the C library.
-        #[cfg_attr(not(test), unsafe(no_mangle))]
-        pub unsafe extern "C" fn $name($($argument: usize),*) -> isize {
-            #[cold]
-            #[inline(never)]
-            unsafe extern "C" fn fail($($argument: usize),*) -> isize {
-                static REAL: Real = Real::new(name(concat!(stringify!($name), "\0")));
-                // SAFETY: the function of this name in libc, which ends the program.
-                unsafe {
-                    let real: unsafe extern "C" fn($($argument: usize),*) -> isize = transmute(REAL.address());
-                    real($($argument),*)
-                }
-            }
-            // SAFETY: the caller's promise.
-            unsafe { if $fits { $plain($($plain_argument),*) } else { fail($($argument),*) } }
-        }
-    )*
+    open open64 __open_2 __open64_2 creat creat64 access eaccess euidaccess unlink mkdir rmdir chdir remove: given(NAMED);
+    chmod chown lchown truncate truncate64 mknod mkfifo chroot umount umount2 memfd_create mq_unlink: given(NAMED);
+    swapon swapoff acct __mq_open_2 pathconf system: given(NAMED);
+    openat openat64 __openat_2 __openat64_2 faccessat unlinkat mkdirat fchmodat fchownat mknodat mkfifoat: given(NAMED_SECOND);
+    inotify_add_watch fremovexattr: given(NAMED_SECOND);
+    fanotify_mark: given(NAMED_FIFTH);
+    rename link symlink removexattr lremovexattr pivot_root: given(TWO_NAMES);
+    symlinkat: given(NAME_AND_NAME_AT);
+    renameat renameat2 linkat: given(TWO_NAMES_AT);
+    mount: given(MOUNTED);
+    fopen fopen64 freopen freopen64 opendir popen: Kind::Given(NAMED, Answer::Address);
+    mkdtemp: Kind::Given(TEMPLATE, Answer::Address);
+    mkstemp mkstemp64 mkostemp mkostemp64 mkstemps mkstemps64 mkostemps mkostemps64: given(TEMPLATE);
+    sethostname setdomainname: given(TEXT);
+    pthread_setname_np: Kind::Given(THREAD_NAME, Answer::Error);
+    pthread_getname_np: Kind::Given(THREAD_NAME_ASKED, Answer::Error);
+    getcwd: Kind::Given(FOLDER, Answer::Address);
+    readlink: given(LINK);
+    readlinkat: given(LINK_AT);
+    name_to_handle_at: given(HANDLE);
+    open_by_handle_at: given(HANDLE_OPENED);
 
-        pub const CHECKED: &[(&CStr, *const ())] = &[$((name(concat!(stringify!($name), "\0")), $name as *const ())),*];
-    };
-}
+    stat stat64 lstat lstat64: given(STATED);
+    fstat fstat64: given(STATED_FILE);
+    fstatat fstatat64: given(STATED_AT);
+    statx: given(STATXED);
+    statfs statfs64: given(FILE_SYSTEM);
+    statvfs statvfs64: given(NAMED);
+    fstatfs fstatfs64: given(FILE_SYSTEM_OF);
+    getdents64: given(DIRECTORY);
+    utimensat futimesat: given(TIMES_AT);
+    utimes lutimes: given(TIMES_OF_NAME);
+    futimens futimes: given(TIMES_OF);
+    utime: given(TWO_LONGS_OF_NAME);
+    setxattr lsetxattr: given(ATTRIBUTE_SET);
+    fsetxattr: given(ATTRIBUTE_SET_OF);
+    getxattr lgetxattr: given(ATTRIBUTE);
+    fgetxattr: given(ATTRIBUTE_OF);
+    listxattr llistxattr: given(ATTRIBUTES);
+    flistxattr: given(ATTRIBUTES_OF);
+    sendfile sendfile64: given(SENT);
+    copy_file_range splice: given(COPIED);
+    mincore: given(RESIDENT);
 
-checked! {
-    __read_chk(fd, buffer, length, room, x, y) if length <= room => read(fd, buffer, length, room, x, y);
-    __pread_chk(fd, buffer, length, offset, room, x) if length <= room => pread(fd, buffer, length, offset, room, x);
-    __pread64_chk(fd, buffer, length, offset, room, x) if length <= room => pread64(fd, buffer, length, offset, room, x);
-    __recv_chk(fd, buffer, length, room, flags, x) if length <= room => recv(fd, buffer, length, flags, room, x);
-    __recvfrom_chk(fd, buffer, length, room, flags, peer, peer_length) if length <= room
-        => recvfrom(fd, buffer, length, flags, peer, peer_length);
-    __readlink_chk(path, buffer, length, room, x, y) if length <= room => readlink(path, buffer, length, room, x, y);
-    __readlinkat_chk(fd, path, buffer, length, room, x) if length <= room
-        => readlinkat(fd, path, buffer, length, room, x);
-    __poll_chk(files, count, timeout, room, x, y) if fits(count, size_of::<libc::pollfd>(), room)
-        => poll(files, count, timeout, room, x, y);
-    __fread_chk(buffer, room, size, count, stream, x) if fits(size, count, room)
-        => fread(buffer, size, count, stream, room, x);
-    __fread_unlocked_chk(buffer, room, size, count, stream, x) if fits(size, count, room)
-        => fread_unlocked(buffer, size, count, stream, room, x);
-}
+    poll: given(POLLED);
+    ppoll: Kind::Waiting(POLLED_MASKED, POLLED_MASK);
+    select: given(SELECTED);
+    pselect: Kind::Waiting(SELECTED_MASKED, SELECTED_MASK);
+    epoll_wait: given(AWAITED);
+    epoll_pwait: Kind::Waiting(AWAITED_MASKED, AWAITED_MASK);
+    epoll_pwait2: Kind::Waiting(AWAITED_UNTIL, AWAITED_MASK);
+    epoll_ctl: given(WATCHED);
+    sigsuspend: Kind::Waiting(SUSPENDED, 0);
+    pipe pipe2: given(TWO_ENDS);
+    socketpair: given(TWO_SOCKETS);
+    bind connect: given(ADDRESSED);
+    accept accept4 getsockname getpeername: given(PEER);
+    getsockopt: given(OPTION);
+    setsockopt: given(OPTION_SET);
+    eventfd_read: given(COUNTER);
 
-fn fits(size: usize, count: usize, room: usize) -> bool {
-    size.checked_mul(count).is_some_and(|length| length <= room)
+    wait: given(WAITED);
+    wait3: given(WAITED_USED);
+    waitpid: given(WAITED_FOR);
+    wait4: given(WAITED_FOR_USED);
+    waitid: given(WAITED_ID);
+    getrusage: given(USAGE);
+    sysinfo: given(SYSTEM);
+    uname: given(SYSTEM_NAMES);
+    getgroups: given(GROUPS);
+    setgroups: given(GROUPS_SET);
+    getresuid getresgid: given(THREE_IDS);
+    getrlimit getrlimit64: given(LIMIT_ASKED);
+    setrlimit setrlimit64: given(LIMIT_SET);
+    prlimit prlimit64: given(LIMIT_CHANGED);
+    sched_getaffinity: given(PROCESSORS);
+    sched_setaffinity: given(PROCESSORS_SET);
+    pthread_getaffinity_np: Kind::Given(PROCESSORS, Answer::Error);
+    pthread_setaffinity_np: Kind::Given(PROCESSORS_SET, Answer::Error);
+    sched_getparam: given(WORD_ASKED);
+    sched_setparam: given(WORD_SET);
+    sched_setscheduler: given(SCHEDULED);
+    pthread_setschedparam: Kind::Given(SCHEDULED, Answer::Error);
+    sched_rr_get_interval: given(CLOCK);
+    prctl: Kind::Chosen(process_control, Answer::Number);
+    capget: given(CAPABILITIES);
+    capset: given(CAPABILITIES_SET);
+
+    clock_gettime clock_getres: given(CLOCK);
+    clock_settime: given(CLOCK_SET);
+    gettimeofday: given(TIME_OF_DAY);
+    settimeofday: given(TIME_OF_DAY_SET);
+    times: given(PROCESS_TIMES);
+    adjtimex ntp_adjtime: given(ADJUSTED);
+    clock_adjtime: given(CLOCK_ADJUSTED);
+    nanosleep: given(SLEPT);
+    clock_nanosleep: Kind::Chosen(slept, Answer::Error);
+    getitimer: given(ALARM);
+    setitimer: given(ALARM_SET);
+    timerfd_settime timer_settime: given(TIMER_SET);
+    timerfd_gettime timer_gettime: given(TIMER);
+    timer_create: Kind::Timer(TIMER_CREATED);
+
+    sigpending: Kind::Signals(PENDING, Answer::Number, Sent::Asked);
+    sigaltstack: given(STACK);
+    sigtimedwait: Kind::Signals(SIGNALLED, Answer::Number, Sent::Taken);
+    sigwaitinfo: Kind::Signals(SIGNALLED_EVER, Answer::Number, Sent::Taken);
+    sigwait: Kind::Signals(SIGNALLED_NUMBER, Answer::Error, Sent::TakenNumber);
+    signalfd: given(SIGNAL_FILE);
+
+    mq_open: Kind::Chosen(queue_opened, Answer::Number);
+    mq_getattr: given(QUEUE_ASKED);
+    mq_setattr: given(QUEUE_SET);
+    mq_send: given(QUEUED);
+    mq_timedsend: given(QUEUED_UNTIL);
+    mq_receive: given(UNQUEUED);
+    mq_timedreceive: given(UNQUEUED_UNTIL);
+    mq_notify: given(QUEUE_NOTIFIED);
+    msgsnd: given(MESSAGE_SENT);
+    msgrcv: given(MESSAGE_RECEIVED);
+    semop: given(SEMAPHORES);
+    semtimedop: given(SEMAPHORES_UNTIL);
+    shmctl: Kind::Chosen(shared_control, Answer::Number);
+    msgctl: Kind::Chosen(message_control, Answer::Number);
+    semctl: Kind::Chosen(semaphore_control, Answer::Number);
 }
 
 #[inline(always)]
@@ -326,245 +306,13 @@ global_asm!(
 
 /// A call that may concern a region.
 unsafe extern "C" fn divert(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize, name: Name, caller: usize) -> isize {
-    let arguments = [a, b, c, d, e, f];
-    let this = Diverted { name, arguments, caller };
     // SAFETY: the caller's promise.
-    unsafe {
-        match KINDS[name as usize] {
-            Kind::Buffer(way, list) => this.buffer(way, b, c, |parts| call(list, with_list(arguments, parts))),
-            Kind::Socket(way, peer) => this.buffer(way, b, c, |parts| by_message(way, peer, arguments, parts)),
-            Kind::List(way) => this.list(way),
-            Kind::Message(way) => this.message(way),
-            Kind::Random => this.random(),
-            Kind::Control => this.control(),
-            Kind::Stream(way) => this.stream(way),
-            Kind::Given(pointers) => given::handed_on(pointers, arguments, caller, |reached| call(name, reached)),
-        }
-    }
+    unsafe { Diverted { callee: Callee::Function(name), arguments: [a, b, c, d, e, f], caller }.make(name.kind()) }
 }
 
-unsafe fn call(name: Name, [a, b, c, d, e, f]: Arguments) -> isize {
+/// # Safety
+/// As libc's function.
+pub unsafe fn call(name: Name, [a, b, c, d, e, f]: Arguments) -> isize {
     // SAFETY: the caller's promise.
     unsafe { real(name)(a, b, c, d, e, f) }
-}
-
-/// The most buffers in a list (linux/uio.h: UIO_MAXIOV).
-const LONGEST: usize = 1024;
-const SHORT: usize = 32;
-
-fn with_list([a, _, _, d, e, f]: Arguments, parts: &[iovec]) -> Arguments {
-    [a, parts.as_ptr() as usize, parts.len(), d, e, f]
-}
-
-struct Diverted {
-    name: Name,
-    arguments: Arguments,
-    caller: usize,
-}
-
-impl Diverted {
-    unsafe fn plainly(&self) -> isize {
-        // SAFETY: the caller's promise.
-        unsafe { call(self.name, self.arguments) }
-    }
-
-    /// One buffer, the second argument; `with_parts` makes the call for several.
-    unsafe fn buffer(&self, way: Way, start: usize, length: usize, with_parts: impl FnOnce(&[iovec]) -> isize) -> isize {
-        let mut parts = Parts::<SHORT>::new();
-        parts.add(start, length);
-        if !parts.touches_region {
-            // SAFETY: the caller's promise.
-            return unsafe { self.plainly() };
-        }
-        let under_way = Call::begin(self.caller);
-        let done = match parts.as_slice() {
-            [all] => {
-                let [a, _, _, d, e, f] = self.arguments;
-                // SAFETY: the caller's promise; the kernel sees the same bytes.
-                unsafe { call(self.name, [a, all.iov_base as usize, all.iov_len, d, e, f]) }
-            }
-            several => with_parts(several),
-        };
-        under_way.end(way, parts.as_slice(), usize::try_from(done).unwrap_or(0));
-        done
-    }
-
-    unsafe fn list(&self, way: Way) -> isize {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self.arguments[2] as c_int {
-                1..=8 => self.list_of::<SHORT>(way),
-                9..=1024 => self.list_of::<LONGEST>(way),
-                _ => self.plainly(),
-            }
-        }
-    }
-
-    unsafe fn list_of<const N: usize>(&self, way: Way) -> isize {
-        let mut parts = Parts::<N>::new();
-        // SAFETY: the caller's promise.
-        unsafe {
-            if !add_list(&mut parts, self.arguments[1], self.arguments[2] as c_int as usize) {
-                return self.plainly();
-            }
-            let under_way = Call::begin(self.caller);
-            let done = call(self.name, with_list(self.arguments, parts.as_slice()));
-            under_way.end(way, parts.as_slice(), usize::try_from(done).unwrap_or(0));
-            done
-        }
-    }
-
-    unsafe fn message(&self, way: Way) -> isize {
-        let mut message = MaybeUninit::<msghdr>::uninit();
-        // SAFETY: the caller's promise; the message has been fetched before it is looked at.
-        unsafe {
-            if !kernel::fetch(self.arguments[1], message.as_mut_ptr()) {
-                return self.plainly();
-            }
-            let message = message.assume_init();
-            match message.msg_iovlen {
-                0..=8 => self.message_of::<SHORT>(way, message),
-                9..=LONGEST => self.message_of::<LONGEST>(way, message),
-                _ => self.plainly(),
-            }
-        }
-    }
-
-    unsafe fn message_of<const N: usize>(&self, way: Way, mut message: msghdr) -> isize {
-        let [socket, theirs, flags, d, e, f] = self.arguments;
-        let mut parts = Parts::<N>::new();
-        // SAFETY: the caller's promise.
-        unsafe {
-            let moves = add_list(&mut parts, message.msg_iov as usize, message.msg_iovlen);
-            if !moves && kernel::reach(theirs, size_of::<msghdr>()) == theirs {
-                return self.plainly();
-            }
-            if moves {
-                (message.msg_iov, message.msg_iovlen) = (parts.as_slice().as_ptr().cast_mut(), parts.as_slice().len());
-            }
-            let under_way = Call::begin(self.caller);
-            let done = call(self.name, [socket, &raw mut message as usize, flags, d, e, f]);
-            if done >= 0 && way == Way::Write {
-                kernel::store(&message.msg_namelen, theirs + offset_of!(msghdr, msg_namelen));
-                kernel::store(&message.msg_controllen, theirs + offset_of!(msghdr, msg_controllen));
-                kernel::store(&message.msg_flags, theirs + offset_of!(msghdr, msg_flags));
-            }
-            under_way.end(way, parts.as_slice(), usize::try_from(done).unwrap_or(0));
-            done
-        }
-    }
-
-    /// There is no list for these: one call a part. Random bytes are the same in several calls.
-    unsafe fn random(&self) -> isize {
-        let [start, length, flags, d, e, f] = self.arguments;
-        let mut parts = Parts::<SHORT>::new();
-        parts.add(start, length);
-        if !parts.touches_region {
-            // SAFETY: the caller's promise.
-            return unsafe { self.plainly() };
-        }
-        let under_way = Call::begin(self.caller);
-        let mut done = 0;
-        for part in parts.as_slice() {
-            // SAFETY: as above.
-            let one = unsafe { call(self.name, [part.iov_base as usize, part.iov_len, flags, d, e, f]) };
-            let (failed, filled) = match self.name {
-                Name::getentropy => (one as c_int != 0, part.iov_len),
-                _ => (one < 0, one.max(0) as usize),
-            };
-            if failed && (done == 0 || self.name == Name::getentropy) {
-                return -1;
-            }
-            done += filled;
-            if failed || filled < part.iov_len {
-                break;
-            }
-        }
-        under_way.end(Way::Write, parts.as_slice(), done);
-        if self.name == Name::getentropy { 0 } else { done as isize }
-    }
-
-    /// The request tells what is behind the address, by the usual way of numbering them (asm-generic/ioctl.h).
-    unsafe fn control(&self) -> isize {
-        let [fd, request, address, d, e, f] = self.arguments;
-        let (size, kernel_reads, kernel_writes) = (request >> 16 & 0x3fff, request >> 30 & 1 != 0, request >> 31 & 1 != 0);
-        let alias = kernel::reach(address, size.max(1));
-        if alias == address {
-            // SAFETY: the caller's promise.
-            return unsafe { self.plainly() };
-        }
-        let under_way = Call::begin(self.caller);
-        // SAFETY: the caller's promise; the kernel sees the same bytes.
-        let result = unsafe { call(self.name, [fd, request, alias, d, e, f]) };
-        if result as c_int >= 0 {
-            let part = iovec { iov_base: alias as *mut _, iov_len: size };
-            for (way, went) in [(Way::Read, kernel_reads), (Way::Write, kernel_writes)] {
-                if went && size != 0 {
-                    under_way.end(way, &[part], size);
-                }
-            }
-            if size == 0 || !(kernel_reads || kernel_writes) {
-                under_way.end_unknown(alias);
-            }
-        }
-        result
-    }
-
-    /// libc copies to or from the buffer itself, or has the kernel do so.
-    unsafe fn stream(&self, way: Way) -> isize {
-        let [start, size, count, stream, e, f] = self.arguments;
-        let length = size.saturating_mul(count);
-        let alias = kernel::reach(start, length);
-        if alias == start {
-            // SAFETY: the caller's promise.
-            return unsafe { self.plainly() };
-        }
-        let under_way = Call::begin(self.caller);
-        // SAFETY: the caller's promise; it is the same memory.
-        let done = unsafe { call(self.name, [alias, size, count, stream, e, f]) };
-        let part = iovec { iov_base: alias as *mut _, iov_len: length };
-        under_way.end(way, &[part], size * done as usize);
-        done
-    }
-}
-
-/// Adds a list of the program's. False: it is not there, or no buffer of it is in a region.
-unsafe fn add_list<const N: usize>(parts: &mut Parts<N>, list: usize, count: usize) -> bool {
-    for index in 0..count {
-        let mut one = MaybeUninit::<iovec>::uninit();
-        // SAFETY: the structure is ours, and has been fetched before it is looked at.
-        unsafe {
-            if !kernel::fetch(list + index * size_of::<iovec>(), one.as_mut_ptr()) {
-                return false;
-            }
-            let one = one.assume_init();
-            if !parts.add(one.iov_base as usize, one.iov_len) {
-                break;
-            }
-        }
-    }
-    parts.touches_region || kernel::reach(list, 1) != list
-}
-
-/// send, recv and their like with a list.
-fn by_message(way: Way, peer: Peer, [socket, _, _, flags, address, length]: Arguments, parts: &[iovec]) -> isize {
-    // SAFETY: all-zero is a valid message.
-    let mut message: msghdr = unsafe { zeroed() };
-    (message.msg_iov, message.msg_iovlen) = (parts.as_ptr().cast_mut(), parts.len());
-    if peer != Peer::None && address != 0 {
-        message.msg_name = address as *mut _;
-        message.msg_namelen = length as u32;
-    }
-    let has_length = peer == Peer::From && address != 0;
-    if has_length {
-        // SAFETY: a word of ours.
-        unsafe { arch::copy(kernel::reach(length, 4), &raw mut message.msg_namelen as usize, 4) };
-    }
-    let name = if way == Way::Read { Name::sendmsg } else { Name::recvmsg };
-    // SAFETY: what the program has asked for.
-    let done = unsafe { call(name, [socket, &raw mut message as usize, flags, 0, 0, 0]) };
-    if done >= 0 && has_length {
-        kernel::store(&message.msg_namelen, length);
-    }
-    done
 }

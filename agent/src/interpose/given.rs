@@ -1,217 +1,267 @@
-//! System calls that take structures and names, and what each of their arguments leads to. What lies in a region is handed on as the alias,
-//! if all of it does.
+//! Structures and names that calls are given by their addresses. What lies in a region is handed on as the alias; what lies in one in
+//! part, as a copy, if it is small.
 
-use libc::iovec;
+use core::mem::MaybeUninit;
 
+use super::kinds::Arguments;
 use crate::kernel::{self, Call, Way};
-use crate::{arch, region};
+use crate::region;
+use crate::sys::PAGE;
 
 /// Addresses that a call takes at most.
-const MOST: usize = 4;
-
-/// Arguments as they are in registers: what a function has fewer of is handed on as it is, and means nothing.
-pub type Arguments = [usize; 6];
+const MOST: usize = 5;
 
 /// An argument that is the address of something.
 #[derive(Clone, Copy)]
 pub struct Pointer {
-    argument: usize,
+    pub argument: usize,
     /// The kernel takes what is there; it writes there.
-    taken: bool,
-    written: bool,
-    size: Size,
+    pub taken: bool,
+    pub written: bool,
+    /// It does so in calls that a signal interrupts, and in no other.
+    pub interrupted: bool,
+    pub size: Size,
 }
 
 /// How many bytes are there.
 #[derive(Clone, Copy)]
-enum Size {
+pub enum Size {
     Bytes(usize),
     /// So many times this argument.
     Times(usize, usize),
-    /// At most that; as many times what the call returns.
+    /// This argument, and so many.
+    Plus(usize, usize),
+    /// At most Times; as many times what the call returns.
     Returned(usize, usize),
+    /// The same of Plus.
+    ReturnedPlus(usize, usize),
+    /// So many, if the call returns more than 0.
+    Positive(usize),
     /// Sets of as many bits as this argument says, in whole words.
     Bits(usize),
-    /// A name: to the zero behind it.
+    /// A byte for each page of as many bytes as this argument says.
+    Pages(usize),
+    /// A name that is taken: to the zero behind it.
     Name,
+    /// One that is written, of at most as many bytes as this argument says.
+    Text(usize),
     /// As many as the word says that this argument leads to, and the kernel changes: a socklen_t.
     Told(usize),
+    /// As many as the word says that is so far behind the beginning, and so many.
+    Headed(usize, usize),
+    /// Only the kernel knows.
+    Unknown,
 }
 
-use Size::*;
-
-const fn taken(argument: usize, size: Size) -> Pointer {
-    Pointer { argument, taken: true, written: false, size }
+/// How a call says that it has failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// −1, and errno.
+    Number,
+    /// By the number of the error.
+    Error,
+    /// By no address.
+    Address,
 }
 
-const fn written(argument: usize, size: Size) -> Pointer {
-    Pointer { argument, taken: false, written: true, size }
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Interrupted,
+    Failed,
 }
 
-const fn both(argument: usize, size: Size) -> Pointer {
-    Pointer { argument, taken: true, written: true, size }
-}
-
-/// What is there is not looked at: it stands for itself.
-const fn named(argument: usize, length: usize) -> Pointer {
-    Pointer { argument, taken: false, written: false, size: Bytes(length) }
-}
-
-const STAT: usize = size_of::<libc::stat>();
-const STATFS: usize = size_of::<libc::statfs>();
-const LENGTH: usize = size_of::<libc::socklen_t>();
-const OFFSET: usize = size_of::<libc::loff_t>();
-
-pub const NAMED: &[Pointer] = &[taken(0, Name)];
-pub const NAMED_AT: &[Pointer] = &[taken(1, Name)];
-pub const RENAMED: &[Pointer] = &[taken(0, Name), taken(1, Name)];
-pub const STATED: &[Pointer] = &[taken(0, Name), written(1, Bytes(STAT))];
-pub const STATED_FILE: &[Pointer] = &[written(1, Bytes(STAT))];
-pub const STATED_AT: &[Pointer] = &[taken(1, Name), written(2, Bytes(STAT))];
-pub const STATXED: &[Pointer] = &[taken(1, Name), written(4, Bytes(size_of::<libc::statx>()))];
-pub const FILE_SYSTEM: &[Pointer] = &[taken(0, Name), written(1, Bytes(STATFS))];
-pub const FILE_SYSTEM_OF: &[Pointer] = &[written(1, Bytes(STATFS))];
-pub const LINK: &[Pointer] = &[taken(0, Name), written(1, Returned(2, 1))];
-pub const LINK_AT: &[Pointer] = &[taken(1, Name), written(2, Returned(3, 1))];
-pub const DIRECTORY: &[Pointer] = &[written(1, Returned(2, 1))];
-pub const POLLED: &[Pointer] = &[both(0, Times(1, size_of::<libc::pollfd>()))];
-pub const SELECTED: &[Pointer] =
-    &[both(1, Bits(0)), both(2, Bits(0)), both(3, Bits(0)), both(4, Bytes(size_of::<libc::timeval>()))];
-pub const AWAITED: &[Pointer] = &[written(1, Returned(2, size_of::<libc::epoll_event>()))];
-pub const WATCHED: &[Pointer] = &[taken(3, Bytes(size_of::<libc::epoll_event>()))];
-pub const TWO_ENDS: &[Pointer] = &[written(0, Bytes(2 * size_of::<i32>()))];
-pub const TWO_SOCKETS: &[Pointer] = &[written(3, Bytes(2 * size_of::<i32>()))];
-pub const ADDRESSED: &[Pointer] = &[taken(1, Times(2, 1))];
-pub const PEER: &[Pointer] = &[written(1, Told(2)), both(2, Bytes(LENGTH))];
-pub const OPTION: &[Pointer] = &[written(3, Told(4)), both(4, Bytes(LENGTH))];
-pub const OPTION_SET: &[Pointer] = &[taken(3, Times(4, 1))];
-pub const SENT: &[Pointer] = &[both(2, Bytes(OFFSET))];
-pub const COPIED: &[Pointer] = &[both(1, Bytes(OFFSET)), both(3, Bytes(OFFSET))];
-pub const USAGE: &[Pointer] = &[written(1, Bytes(size_of::<libc::rusage>()))];
-pub const SYSTEM: &[Pointer] = &[written(0, Bytes(size_of::<libc::sysinfo>()))];
-pub const SYSTEM_NAMES: &[Pointer] = &[written(0, Bytes(size_of::<libc::utsname>()))];
-pub const TIMER_SET: &[Pointer] = &[taken(2, Bytes(32)), written(3, Bytes(32))];
-pub const TIMER: &[Pointer] = &[written(1, Bytes(size_of::<libc::itimerspec>()))];
-pub const COUNTER: &[Pointer] = &[written(1, Bytes(8))];
-const MOVED_IN: &[Pointer] = &[written(1, Returned(2, 1))];
-const MOVED_OUT: &[Pointer] = &[taken(1, Returned(2, 1))];
-const RANDOM: &[Pointer] = &[written(0, Returned(1, 1))];
-const WORD: usize = 4;
-const LOCK_AWAITED: &[Pointer] = &[taken(0, Bytes(WORD)), taken(3, Bytes(size_of::<libc::timespec>()))];
-const LOCK_WOKEN: &[Pointer] = &[named(0, WORD)];
-const LOCK_MOVED: &[Pointer] = &[taken(0, Bytes(WORD)), named(4, WORD)];
-
-/// What the system call of this number takes, if it is one of these. Some have several meanings, which their second argument tells.
-pub fn pointers(number: libc::c_long, second: usize) -> &'static [Pointer] {
-    match number {
-        libc::SYS_read | libc::SYS_pread64 | libc::SYS_recvfrom => MOVED_IN,
-        libc::SYS_write | libc::SYS_pwrite64 | libc::SYS_sendto => MOVED_OUT,
-        libc::SYS_getrandom => RANDOM,
-        libc::SYS_stat | libc::SYS_lstat => STATED,
-        libc::SYS_fstat => STATED_FILE,
-        libc::SYS_newfstatat => STATED_AT,
-        libc::SYS_statx => STATXED,
-        libc::SYS_statfs => FILE_SYSTEM,
-        libc::SYS_fstatfs => FILE_SYSTEM_OF,
-        libc::SYS_readlink => LINK,
-        libc::SYS_readlinkat => LINK_AT,
-        libc::SYS_getdents64 => DIRECTORY,
-        libc::SYS_open | libc::SYS_access | libc::SYS_unlink | libc::SYS_mkdir | libc::SYS_rmdir | libc::SYS_chdir => NAMED,
-        libc::SYS_openat | libc::SYS_faccessat | libc::SYS_unlinkat | libc::SYS_mkdirat => NAMED_AT,
-        libc::SYS_rename => RENAMED,
-        libc::SYS_poll => POLLED,
-        libc::SYS_select => SELECTED,
-        libc::SYS_epoll_wait => AWAITED,
-        libc::SYS_epoll_ctl => WATCHED,
-        libc::SYS_pipe | libc::SYS_pipe2 => TWO_ENDS,
-        libc::SYS_socketpair => TWO_SOCKETS,
-        libc::SYS_bind | libc::SYS_connect => ADDRESSED,
-        libc::SYS_accept | libc::SYS_accept4 | libc::SYS_getsockname | libc::SYS_getpeername => PEER,
-        libc::SYS_getsockopt => OPTION,
-        libc::SYS_setsockopt => OPTION_SET,
-        libc::SYS_sendfile => SENT,
-        libc::SYS_copy_file_range | libc::SYS_splice => COPIED,
-        libc::SYS_getrusage => USAGE,
-        libc::SYS_sysinfo => SYSTEM,
-        libc::SYS_uname => SYSTEM_NAMES,
-        libc::SYS_timerfd_settime => TIMER_SET,
-        libc::SYS_timerfd_gettime => TIMER,
-        libc::SYS_futex => lock(second as i32),
-        _ => &[],
+impl Answer {
+    fn outcome(self, result: isize) -> Outcome {
+        let error = match (self, result as i32) {
+            // SAFETY: errno is this thread's own.
+            (Answer::Number, -1) => unsafe { *libc::__errno_location() },
+            (Answer::Error, error) if error != 0 => error,
+            (Answer::Address, _) if result == 0 => return Outcome::Failed,
+            _ => return Outcome::Done,
+        };
+        if error == libc::EINTR { Outcome::Interrupted } else { Outcome::Failed }
     }
 }
 
-fn lock(operation: i32) -> &'static [Pointer] {
-    match operation & libc::FUTEX_CMD_MASK {
-        libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET => LOCK_AWAITED,
-        libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET => LOCK_WOKEN,
-        libc::FUTEX_REQUEUE | libc::FUTEX_CMP_REQUEUE => LOCK_MOVED,
-        _ => &[],
-    }
-}
+/// As many bytes of what is in regions in part can be copied.
+const COPIED: usize = 1024;
 
-/// May one of them be in a region?
+/// May one of them be in a region, if only in part?
 #[inline(always)]
 pub fn is_near(pointers: &[Pointer], arguments: &Arguments) -> bool {
-    pointers.iter().any(|pointer| region::is_near(arguments[pointer.argument], 1))
+    pointers.iter().any(|pointer| region::is_near(arguments[pointer.argument], COPIED))
 }
 
-/// Makes a call, in which the program goes on at `caller`, with what is in regions handed on as the alias.
-pub fn handed_on(pointers: &[Pointer], arguments: Arguments, caller: usize, call: impl FnOnce(Arguments) -> isize) -> isize {
-    let (mut reached, mut rooms) = (arguments, [0; MOST]);
-    for (pointer, room) in pointers.iter().zip(&mut rooms) {
-        *room = length(pointer, &arguments);
-        reached[pointer.argument] = kernel::reach(arguments[pointer.argument], (*room).max(1));
-    }
-    if reached == arguments {
-        return call(arguments);
-    }
-    let under_way = Call::begin(caller);
-    let result = call(reached);
-    if result as i32 == -1 {
-        return result;
-    }
-    for (pointer, room) in pointers.iter().zip(rooms) {
-        let alias = reached[pointer.argument];
-        if alias == arguments[pointer.argument] {
-            continue;
+impl Pointer {
+    /// How many bytes the kernel may look at, as far as it is told now.
+    fn room(&self, arguments: &Arguments) -> usize {
+        match self.size {
+            Size::Bytes(length) | Size::Positive(length) => length,
+            Size::Times(argument, unit) | Size::Returned(argument, unit) => arguments[argument].saturating_mul(unit),
+            Size::Plus(argument, more) | Size::ReturnedPlus(argument, more) => arguments[argument].saturating_add(more),
+            Size::Bits(argument) => (arguments[argument] as i32).max(0).unsigned_abs().div_ceil(64) as usize * 8,
+            Size::Pages(argument) => arguments[argument].div_ceil(PAGE),
+            Size::Text(argument) => arguments[argument],
+            Size::Told(argument) => kernel::word(arguments[argument]) as usize,
+            Size::Headed(offset, more) => kernel::word(arguments[self.argument].wrapping_add(offset)) as usize + more,
+            Size::Name | Size::Unknown => 1,
         }
-        if matches!(pointer.size, Name) {
-            under_way.end_unknown(alias);
-            continue;
-        }
-        let length = match pointer.size {
-            Returned(_, unit) => result as usize * unit,
+    }
+
+    /// How many it has looked at, now that the call has returned this.
+    fn moved(&self, arguments: &Arguments, room: usize, result: isize) -> usize {
+        let moved = match self.size {
+            Size::Returned(_, unit) => (result as usize).wrapping_mul(unit),
+            Size::ReturnedPlus(_, more) => (result as usize).wrapping_add(more),
+            Size::Positive(_) if result as i32 <= 0 => 0,
             // The kernel has said how much it had.
-            Told(_) => length(pointer, &arguments),
+            Size::Told(_) | Size::Headed(..) => self.room(arguments),
+            Size::Text(_) => kernel::text_length(arguments[self.argument], room),
             _ => room,
         };
-        let length = length.min(room);
-        let part = iovec { iov_base: alias as *mut _, iov_len: length };
-        for (way, went) in [(Way::Read, pointer.taken), (Way::Write, pointer.written)] {
-            if went {
-                under_way.end(way, &[part], length);
+        moved.min(room)
+    }
+}
+
+/// Pointers of a call, as the program has given them and as the kernel gets them.
+pub struct HandedOn {
+    pointers: &'static [Pointer],
+    theirs: Arguments,
+    pub ours: Arguments,
+    rooms: [usize; MOST],
+    /// Is something in a region in part?
+    is_split: bool,
+}
+
+impl HandedOn {
+    pub fn new(pointers: &'static [Pointer], theirs: Arguments) -> HandedOn {
+        let mut new = HandedOn { pointers, theirs, ours: theirs, rooms: [0; MOST], is_split: false };
+        for (pointer, room) in pointers.iter().zip(&mut new.rooms) {
+            *room = pointer.room(&theirs);
+            let address = theirs[pointer.argument];
+            new.ours[pointer.argument] = kernel::reach(address, (*room).max(1));
+            new.is_split |= new.ours[pointer.argument] == address && kernel::touches(address, *room);
+        }
+        new
+    }
+
+    pub fn is_changed(&self) -> bool {
+        self.ours != self.theirs
+    }
+
+    /// Writes down what the kernel took, or what it wrote, in a call with this outcome.
+    fn write_down(&self, under_way: &Call, way: Way, is_interrupted: bool, result: isize) {
+        for (pointer, &room) in self.pointers.iter().zip(&self.rooms) {
+            let (address, alias) = (self.theirs[pointer.argument], self.ours[pointer.argument]);
+            let went = if way == Way::Read { pointer.taken } else { pointer.written };
+            if alias == address || !went || pointer.interrupted != is_interrupted {
+                continue;
+            }
+            match pointer.size {
+                Size::Name | Size::Unknown => under_way.end_unknown(alias),
+                _ => under_way.end_all(way, address, pointer.moved(&self.theirs, room, result)),
             }
         }
     }
-    result
-}
 
-/// How many bytes the kernel may look at, as far as it is told now.
-fn length(pointer: &Pointer, arguments: &Arguments) -> usize {
-    match pointer.size {
-        Bytes(length) => length,
-        Times(argument, unit) | Returned(argument, unit) => arguments[argument].saturating_mul(unit),
-        Bits(argument) => (arguments[argument] as i32).max(0).unsigned_abs().div_ceil(64) as usize * 8,
-        Name => 1,
-        Told(argument) => told(arguments[argument]),
+    /// Before a call that does not return if all goes well.
+    pub fn taken(&self, under_way: &Call) {
+        self.write_down(under_way, Way::Read, false, 0);
+    }
+
+    pub fn written(&self, under_way: &Call, answer: Answer, result: isize) {
+        if answer.outcome(result) == Outcome::Done {
+            self.write_down(under_way, Way::Write, false, result);
+        }
+    }
+
+    /// Makes the call, in which the program goes on at `caller`.
+    fn make(
+        &self,
+        answer: Answer,
+        caller: usize,
+        call: impl FnOnce(Arguments) -> isize,
+        after: impl FnOnce(isize, bool),
+    ) -> isize {
+        let under_way = Call::begin(caller);
+        let result = call(self.ours);
+        let outcome = answer.outcome(result);
+        if outcome == Outcome::Failed {
+            return result;
+        }
+        let is_interrupted = outcome == Outcome::Interrupted;
+        after(result, is_interrupted);
+        for way in [Way::Read, Way::Write] {
+            self.write_down(&under_way, way, is_interrupted, result);
+        }
+        let same = |pointer: &&Pointer| answer == Answer::Address && self.ours[pointer.argument] == result as usize;
+        self.pointers.iter().find(same).map_or(result, |pointer| self.theirs[pointer.argument] as isize)
+    }
+
+    /// The same with copies in place of what is in a region in part.
+    #[cold]
+    #[inline(never)]
+    fn make_with_copies(mut self, answer: Answer, caller: usize, call: impl FnOnce(Arguments) -> isize) -> isize {
+        let mut copies = Copies { bytes: MaybeUninit::uninit(), used: 0 };
+        let mut copied = [0; MOST];
+        for ((pointer, &room), copy) in self.pointers.iter().zip(&self.rooms).zip(&mut copied) {
+            let address = self.theirs[pointer.argument];
+            if self.ours[pointer.argument] != address || !kernel::touches(address, room) {
+                continue;
+            }
+            *copy = copies.room(room);
+            if *copy != 0 && kernel::copy_in(address, *copy, room) {
+                self.ours[pointer.argument] = *copy;
+            } else {
+                *copy = 0;
+            }
+        }
+        self.make(answer, caller, call, |result, is_interrupted| {
+            // Lengths come behind what they are of, and have to be there first. What the kernel has not written is as it was.
+            for ((pointer, &room), &copy) in self.pointers.iter().zip(&self.rooms).zip(&copied).rev() {
+                if copy != 0 && pointer.written && pointer.interrupted == is_interrupted {
+                    let length =
+                        if matches!(pointer.size, Size::Told(_)) { pointer.moved(&self.theirs, room, result) } else { room };
+                    kernel::copy_out(copy, self.theirs[pointer.argument], length);
+                }
+            }
+        })
     }
 }
 
-/// The socklen_t at this address; 0 if it is not there.
-fn told(address: usize) -> usize {
-    let mut length: libc::socklen_t = 0;
-    // SAFETY: a word of ours; a fault on the other side is recovered from.
-    let is_there = address != 0 && unsafe { arch::copy(kernel::reach(address, LENGTH), &raw mut length as usize, LENGTH) };
-    if is_there { length as usize } else { 0 }
+/// Memory for them.
+struct Copies {
+    bytes: MaybeUninit<[u64; COPIED / 8]>,
+    used: usize,
+}
+
+impl Copies {
+    /// Where there is room for so many bytes. 0: nowhere.
+    fn room(&mut self, length: usize) -> usize {
+        let begin = self.used;
+        if length > size_of_val(&self.bytes) - begin {
+            return 0;
+        }
+        self.used += length.next_multiple_of(8);
+        self.bytes.as_mut_ptr() as usize + begin
+    }
+}
+
+/// Makes a call, in which the program goes on at `caller`, with what is in regions handed on.
+pub fn handed_on(
+    pointers: &'static [Pointer],
+    answer: Answer,
+    arguments: Arguments,
+    caller: usize,
+    call: impl FnOnce(Arguments) -> isize,
+) -> isize {
+    let handed_on = HandedOn::new(pointers, arguments);
+    if handed_on.is_split {
+        handed_on.make_with_copies(answer, caller, call)
+    } else if handed_on.is_changed() {
+        handed_on.make(answer, caller, call, |_, _| {})
+    } else {
+        call(arguments)
+    }
 }

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use libc::{Elf64_Phdr, Elf64_Sym, PT_DYNAMIC, PT_LOAD, dl_phdr_info, size_t};
 
-use super::{calls, contexts, handlers, jumps, mapping, masks, raw, threads, timers};
+use super::{calls, checked, contexts, handlers, jumps, mapping, masks, raw, threads};
 use crate::maps;
 use crate::patch::frames;
 use crate::region::{self, Guard};
@@ -118,6 +118,7 @@ fn look_up(scope: *mut c_void, name: &CStr) -> usize {
     unsafe { libc::dlsym(scope, name.as_ptr()) as usize }
 }
 
+/// All of them, in the order of their names.
 fn functions() -> Vec<Function> {
     let libcs = [
         (c"mmap", mapping::mmap as *const ()),
@@ -134,21 +135,15 @@ fn functions() -> Vec<Function> {
         (c"__sysv_signal", handlers::__sysv_signal as *const ()),
         (c"sigprocmask", masks::sigprocmask as *const ()),
         (c"pthread_sigmask", masks::pthread_sigmask as *const ()),
-        (c"sigsuspend", masks::sigsuspend as *const ()),
-        (c"ppoll", masks::ppoll as *const ()),
-        (c"pselect", masks::pselect as *const ()),
-        (c"epoll_pwait", masks::epoll_pwait as *const ()),
-        (c"epoll_pwait2", masks::epoll_pwait2 as *const ()),
         (c"pthread_attr_setsigmask_np", masks::pthread_attr_setsigmask_np as *const ()),
         (c"pthread_attr_getsigmask_np", masks::pthread_attr_getsigmask_np as *const ()),
         (c"pthread_create", threads::pthread_create as *const ()),
         (c"thrd_create", threads::thrd_create as *const ()),
-        (c"timer_create", timers::timer_create as *const ()),
         (c"dlopen", mmiotap_dlopen as *const ()),
         (raw::NAME, raw::syscall as *const ()),
     ];
     let buffers = calls::FUNCTIONS.iter().map(|&(name, ours)| (name, ours as *const ()));
-    let ours = calls::CHECKED.iter().chain(jumps::FUNCTIONS).chain(contexts::FUNCTIONS);
+    let ours = checked::CHECKED.iter().chain(jumps::FUNCTIONS).chain(contexts::FUNCTIONS);
     let mut functions: Vec<Function> = Vec::new();
     for (name, ours) in libcs.into_iter().chain(buffers).chain(ours.copied()) {
         let theirs = look_up(libc::RTLD_NEXT, name);
@@ -158,6 +153,7 @@ fn functions() -> Vec<Function> {
     let (ours, theirs) = (frames::_Unwind_Find_FDE as *const () as usize, frames::real() as usize);
     functions.push(Function { name: c"_Unwind_Find_FDE", ours, theirs, is_first: true });
     functions.retain(|function| function.theirs != 0 && function.theirs != function.ours);
+    functions.sort_unstable_by_key(|function| function.name);
     functions
 }
 
@@ -254,7 +250,8 @@ impl Object<'_> {
                     let symbol = &*(symbols as *const Elf64_Sym).add(relocation.symbol as usize);
                     CStr::from_ptr((names + symbol.st_name as usize) as *const c_char)
                 };
-                let Some(function) = found.functions.iter().find(|function| function.name == name) else { continue };
+                let Ok(index) = found.functions.binary_search_by_key(&name, |function| function.name) else { continue };
+                let function = &found.functions[index];
                 let address = self.base.wrapping_add(relocation.offset);
                 // SAFETY: a word of the object that its relocation is about.
                 let before = unsafe { (address as *const usize).read_volatile() };

@@ -4,15 +4,14 @@
 use core::mem::{MaybeUninit, transmute};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use libc::{
-    SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, epoll_event, fd_set, nfds_t, pollfd, pthread_attr_t, sigset_t, timespec,
-};
+use libc::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, pthread_attr_t, sigset_t};
 
+use super::kinds::{Arguments, Sent};
 use super::{Real, answer};
 use crate::arch::Frame;
 use crate::signals::{INTERNAL, OURS};
-use crate::thread::masked;
-use crate::{arena, process, sys};
+use crate::thread::{self, masked};
+use crate::{arena, kernel, process, sys};
 
 /// The kernel's part of a libc signal set: its first eight bytes.
 pub fn kernel_set(set: &sigset_t) -> u64 {
@@ -202,34 +201,43 @@ impl Stripped {
     }
 }
 
-/// Functions that wait with a mask, the mask being their last argument.
-macro_rules! waits {
-    ($($name:ident($($argument:ident: $kind:ty),*);)*) => { $(
-        /// # Safety
-        /// As the function of this name in the C library.
-        #[cfg_attr(not(test), unsafe(no_mangle))]
-        pub unsafe extern "C" fn $name($($argument: $kind,)* mask: *const sigset_t) -> c_int {
-            static REAL: Real = Real::new(match core::ffi::CStr::from_bytes_with_nul(
-                concat!(stringify!($name), "\0").as_bytes()) { Ok(name) => name, Err(_) => unreachable!() });
-            // SAFETY: the function of this name in libc, and the caller's promise.
-            unsafe {
-                let real: unsafe extern "C" fn($($kind,)* *const sigset_t) -> c_int = transmute(REAL.address());
-                if arena::base() == 0 || mask.is_null() {
-                    return real($($argument,)* mask);
-                }
-                let was_sent = masked().begin_wait(kernel_set(&*mask));
-                let result = real($($argument,)* Stripped::new(mask).pointer());
-                masked().end_wait(was_sent);
-                result
-            }
-        }
-    )* };
+/// The mask at this address. None: it is not there.
+pub fn at(address: usize) -> Option<u64> {
+    kernel::get::<u64>(address).flatten()
 }
 
-waits! {
-    sigsuspend();
-    ppoll(fds: *mut pollfd, count: nfds_t, timeout: *const timespec);
-    pselect(count: c_int, reads: *mut fd_set, writes: *mut fd_set, errors: *mut fd_set, timeout: *const timespec);
-    epoll_pwait(epoll: c_int, events: *mut epoll_event, count: c_int, timeout: c_int);
-    epoll_pwait2(epoll: c_int, events: *mut epoll_event, count: c_int, timeout: *const timespec);
+/// A call that waits with this mask; it gets it without our signals, for handlers that run meanwhile may touch a device.
+pub fn wait(mask: u64, call: impl FnOnce(&u64) -> isize) -> isize {
+    if arena::base() == 0 {
+        return call(&mask);
+    }
+    let was_sent = masked().begin_wait(mask);
+    let result = call(&(mask & !OURS));
+    masked().end_wait(was_sent);
+    result
+}
+
+/// A call that asks for signals which were sent, or waits for some: those of ours that wait with us are among them.
+pub fn with_pending(sent: Sent, [set, to, ..]: Arguments, call: impl FnOnce() -> isize) -> isize {
+    let Some(pending) = thread::existing().map(|thread| &mut thread.pending) else { return call() };
+    if sent == Sent::Asked {
+        let result = call();
+        if let Some(others) = at(set).filter(|_| result == 0) {
+            kernel::put(set, &(others | pending.all()));
+        }
+        return result;
+    }
+    let Some((signal, info)) = at(set).and_then(|set| pending.take(set)) else { return call() };
+    match sent {
+        Sent::TakenNumber => {
+            kernel::put(to, &signal);
+            0
+        }
+        _ => {
+            if to != 0 {
+                kernel::put(to, &info);
+            }
+            signal as isize
+        }
+    }
 }

@@ -2,15 +2,22 @@
 //!
 //! Each behaves as the one it stands for, errno included, and does nothing of its own when nothing is recorded.
 
+pub mod buffers;
 pub mod calls;
+pub mod checked;
 pub mod contexts;
 pub mod given;
 pub mod handlers;
 pub mod jumps;
+pub mod kinds;
 pub mod late;
 pub mod mapping;
 pub mod masks;
+pub mod messages;
+pub mod numbers;
+pub mod programs;
 pub mod raw;
+pub mod shapes;
 pub mod threads;
 pub mod timers;
 

@@ -6,7 +6,9 @@ use core::ffi::{CStr, c_int, c_long};
 use core::mem::transmute;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use super::given::{self, pointers};
+use super::buffers::{Callee, Diverted};
+use super::kinds::Arguments;
+use super::numbers::kind;
 use super::{answer, handlers, mapping, masks};
 use crate::arch::Frame;
 use crate::mapping::{Request, map};
@@ -54,6 +56,12 @@ unsafe extern "C" fn directly(number: c_long, a: usize, b: usize, c: usize, d: u
     answer(unsafe { sys::syscall6(number, a, b, c, d, e, f) })
 }
 
+/// May this one concern a region? Apart from who asks, whose stack must be free of locals when it jumps.
+#[inline(never)]
+fn is_near(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> bool {
+    kind(number).is_some_and(|kind| kind.is_near(&[a, b, c, d, e, 0]))
+}
+
 /// # Safety
 /// As the system call with this number.
 #[cfg_attr(not(test), unsafe(no_mangle))]
@@ -62,7 +70,7 @@ pub unsafe extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d
     unsafe {
         let to = if is_ours(number) {
             ours as *const () as usize
-        } else if region::is_near(0, usize::MAX) && given::is_near(pointers(number, b), &[a, b, c, d, e, 0]) {
+        } else if region::is_near(0, usize::MAX) && is_near(number, a, b, c, d, e) {
             mmiotap_syscall as *const () as usize
         } else {
             real()
@@ -106,11 +114,16 @@ unsafe extern "C" fn reached(
     f: usize,
     caller: usize,
 ) -> isize {
-    let arguments = [a, b, c, d, e, f];
-    // SAFETY: libc's function, which the program has called, and the same bytes for the kernel.
-    given::handed_on(pointers(number, b), arguments, caller, |[a, b, c, d, e, f]| unsafe {
-        transmute::<usize, WholeSyscall>(real())(number, a, b, c, d, e, f)
-    })
+    let this = Diverted { callee: Callee::Number(number), arguments: [a, b, c, d, e, f], caller };
+    // SAFETY: the caller's promise.
+    unsafe { kind(number).map_or_else(|| this.plainly(), |kind| this.make(kind)) }
+}
+
+/// # Safety
+/// As the system call with this number.
+pub unsafe fn call(number: c_long, [a, b, c, d, e, f]: Arguments) -> isize {
+    // SAFETY: the caller's promise.
+    unsafe { transmute::<usize, WholeSyscall>(real())(number, a, b, c, d, e, f) }
 }
 
 unsafe extern "C" fn ours(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> isize {

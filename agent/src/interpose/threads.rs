@@ -46,10 +46,8 @@ unsafe extern "C" {
 }
 
 extern "C" fn begin(beginning: *mut Beginning) -> Call {
-    let mask = sys::block_signals(!OURS);
     // SAFETY: made by create(), for us alone.
-    let Beginning { believed, call } = *unsafe { Box::from_raw(beginning) };
-    sys::set_signal_mask(mask);
+    let Beginning { believed, call } = sys::with_blocked(!OURS, || *unsafe { Box::from_raw(beginning) });
     if arena::base() == 0 {
         // We have left the program meanwhile: now it is so.
         sys::block_signals(believed);
@@ -65,15 +63,11 @@ fn create(believed: u64, call: Call, real: impl FnOnce(Call) -> c_int) -> c_int 
         return real(call);
     }
     // The agent's memory has a lock.
-    let mask = sys::block_signals(!OURS);
-    let beginning = Box::into_raw(Box::new(Beginning { believed, call }));
-    sys::set_signal_mask(mask);
+    let beginning = sys::with_blocked(!OURS, || Box::into_raw(Box::new(Beginning { believed, call })));
     let ret = real(Call { routine: mmiotap_begin_thread as *const () as usize, argument: beginning as usize });
     if ret != 0 {
-        let mask = sys::block_signals(!OURS);
         // SAFETY: there is no thread that it is for.
-        drop(unsafe { Box::from_raw(beginning) });
-        sys::set_signal_mask(mask);
+        sys::with_blocked(!OURS, || drop(unsafe { Box::from_raw(beginning) }));
     }
     ret
 }

@@ -4,15 +4,15 @@
 use alloc::boxed::Box;
 use core::arch::global_asm;
 use core::ffi::c_int;
-use core::mem::transmute;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use libc::{SIG_SETMASK, SIGEV_THREAD, clockid_t, timer_t};
+use libc::{SIG_SETMASK, SIGEV_THREAD};
 
-use super::{Real, masks};
+use super::kinds::Arguments;
+use super::masks;
 use crate::signals::OURS;
-use crate::{arch, arena, sys};
+use crate::{arch, arena, kernel, sys};
 
 /// libc's struct sigevent, as far as it matters (bits/types/sigevent_t.h).
 #[repr(C)]
@@ -80,20 +80,14 @@ fn through(function: usize) -> Option<usize> {
     Some(through)
 }
 
-/// # Safety
-/// As timer_create(2).
-#[cfg_attr(not(test), unsafe(no_mangle))]
-pub unsafe extern "C" fn timer_create(clock: clockid_t, event: *const Event, timer: *mut timer_t) -> c_int {
-    static REAL: Real = Real::new(c"timer_create");
-    crate::start();
-    // SAFETY: the function of this name in libc, and the caller's promise.
-    unsafe {
-        let real: unsafe extern "C" fn(clockid_t, *const Event, *mut timer_t) -> c_int = transmute(REAL.address());
-        let calls = |event: &&Event| event.notify == SIGEV_THREAD && arena::base() != 0;
-        let Some(event) = event.as_ref().filter(calls) else { return real(clock, event, timer) };
-        let mask = sys::block_signals(!OURS);
-        let function = through(event.function).unwrap_or(event.function);
-        sys::set_signal_mask(mask);
-        real(clock, &Event { function, ..*event }, timer)
-    }
+/// timer_create(2) with these arguments, of which the second is the address of an event, or null.
+pub fn create(mut arguments: Arguments, call: impl FnOnce(Arguments) -> isize) -> isize {
+    let event = kernel::get::<Event>(arguments[1]).flatten();
+    let Some(event) = event.filter(|event| event.notify == SIGEV_THREAD && arena::base() != 0) else {
+        return call(arguments);
+    };
+    let function = sys::with_blocked(!OURS, || through(event.function)).unwrap_or(event.function);
+    let through_us = Event { function, ..event };
+    arguments[1] = &raw const through_us as usize;
+    call(arguments)
 }

@@ -74,16 +74,16 @@ fn raise_flag() -> bool {
 /// A handler of the program is about to start: if code is being changed, writes it. All signals are blocked meanwhile: the
 /// patcher would wait for a handler in flight that is parked.
 pub fn handler_starts() {
-    let mask = sys::block_signals(!0);
-    let flagged = STATE.fetch_add(ONE, Ordering::SeqCst) & FLAG != 0; // H1
-    if flagged {
-        // SAFETY: see Shared: who has seen the flag is waited for before the buffers change.
-        let pending = unsafe { &*PENDING.0.get() };
-        text::write(pending.at, &pending.code[..pending.length]); // H2
-        text::sync(); // H3
-    }
-    STATE.fetch_sub(ONE, Ordering::SeqCst); // H5
-    sys::set_signal_mask(mask);
+    sys::with_blocked(!0, || {
+        let flagged = STATE.fetch_add(ONE, Ordering::SeqCst) & FLAG != 0; // H1
+        if flagged {
+            // SAFETY: see Shared: who has seen the flag is waited for before the buffers change.
+            let pending = unsafe { &*PENDING.0.get() };
+            text::write(pending.at, &pending.code[..pending.length]); // H2
+            text::sync(); // H3
+        }
+        STATE.fetch_sub(ONE, Ordering::SeqCst); // H5
+    });
 }
 
 /// In a forked child nobody is patching, and nobody is in flight.

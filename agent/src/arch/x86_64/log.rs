@@ -307,11 +307,10 @@ const _: () = assert!(R_KIND + 16 == ROW_SIZE && PAGE == 1 << 12 && size_of::<lo
 
 /// Takes a new segment for the calling thread, which is at the thunk of this site. False: there is none.
 extern "C" fn renew(site: usize) -> bool {
-    let mask = sys::block_signals(!OURS);
-    patch::renewed(site);
-    let renewed = thread::current().is_some_and(|thread| capture::reserve(thread, 2));
-    sys::set_signal_mask(mask);
-    renewed
+    sys::with_blocked(!OURS, || {
+        patch::renewed(site);
+        thread::current().is_some_and(|thread| capture::reserve(thread, 2))
+    })
 }
 
 unsafe extern "C" {
