@@ -200,7 +200,7 @@ static void sends(void)
 {
     static const int numbers[] = {SIGTRAP, SIGFPE, SIGSEGV, SIGBUS};
     static sigjmp_buf buffer;
-    for (volatile int turn = 0; turn < 5 * 4; turn++) {
+    for (volatile int turn = 0; turn < 8 * 4; turn++) {
         int number = numbers[turn % 4];
         set(number, sent, SA_SIGINFO, &none);
         set(SIGUSR2, unblock, SA_SIGINFO, &some);
@@ -212,6 +212,12 @@ static void sends(void)
         raise(number);
         raise(number);
         pthread_kill(pthread_self(), number);
+        sigset_t waiting;
+        siginfo_t info;
+        int taken = 0;
+        sigpending(&waiting);
+        for (int at = 0; at < 4; at++)
+            printf("%d ", sigismember(&waiting, numbers[at]));
         show("not yet");
         switch (turn / 4) {
         case 0: pthread_sigmask(SIG_UNBLOCK, &some, 0); break;
@@ -219,7 +225,16 @@ static void sends(void)
         case 2: raise(SIGUSR2); break;
         case 3: sigsuspend(&none); break;
         case 4: ppoll(0, 0, 0, &none); break;
+        case 5:
+            printf("%d, ", sigwait(&some, &taken));
+            break;
+        case 6:
+            taken = sigwaitinfo(&some, &info);
+            printf("code %d, ", info.si_code);
+            break;
+        case 7: printf("%d, ", sigtimedwait(&some, 0, &(struct timespec){0})); break;
         }
+        printf("%d and %d, ", taken, sigtimedwait(&some, 0, &(struct timespec){0}));
         show("had it");
         pthread_sigmask(SIG_SETMASK, &none, 0);
     }
