@@ -232,8 +232,8 @@ calls! {
 
     sigpending: Kind::Signals(PENDING, Answer::Number, Sent::Asked);
     sigaltstack: given(STACK);
-    sigtimedwait: Kind::Signals(SIGNALLED, Answer::Number, Sent::Taken);
-    sigwaitinfo: Kind::Signals(SIGNALLED_EVER, Answer::Number, Sent::Taken);
+    sigtimedwait: Kind::Signals(SIGNALLED, Answer::Number, Sent::TakenByLibc);
+    sigwaitinfo: Kind::Signals(SIGNALLED_EVER, Answer::Number, Sent::TakenByLibc);
     sigwait: Kind::Signals(SIGNALLED_NUMBER, Answer::Error, Sent::TakenNumber);
     signalfd: given(SIGNAL_FILE);
 

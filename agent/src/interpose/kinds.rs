@@ -54,6 +54,8 @@ pub enum Sent {
     Asked,
     /// It waits for one, and takes its siginfo.
     Taken,
+    /// The same by libc, which says of one that was sent to a thread that it was sent to the process.
+    TakenByLibc,
     /// It waits for one, and takes its number.
     TakenNumber,
 }

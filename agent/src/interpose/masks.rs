@@ -227,13 +227,16 @@ pub fn with_pending(sent: Sent, [set, to, ..]: Arguments, call: impl FnOnce() ->
         }
         return result;
     }
-    let Some((signal, info)) = at(set).and_then(|set| pending.take(set)) else { return call() };
+    let Some((signal, mut info)) = at(set).and_then(|set| pending.take(set)) else { return call() };
     match sent {
         Sent::TakenNumber => {
             kernel::put(to, &signal);
             0
         }
         _ => {
+            if sent == Sent::TakenByLibc && info.si_code == libc::SI_TKILL {
+                info.si_code = libc::SI_USER;
+            }
             if to != 0 {
                 kernel::put(to, &info);
             }
