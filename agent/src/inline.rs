@@ -11,12 +11,12 @@ use core::ffi::{c_int, c_void};
 use core::slice;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use libc::{Elf64_Phdr, PF_X, PT_GNU_EH_FRAME, PT_LOAD, dl_phdr_info, size_t};
+use libc::{Elf64_Ehdr, Elf64_Phdr, PF_X, PT_GNU_EH_FRAME, PT_LOAD, dl_phdr_info, size_t};
 
 use crate::arch::{Frame, inline};
 use crate::interpose::raw;
 use crate::patch::text;
-use crate::{region, signals};
+use crate::{modules, region, signals};
 
 /// A `syscall` that has a breakpoint.
 #[derive(Clone, Copy)]
@@ -86,7 +86,7 @@ unsafe extern "C" fn visit(info: *mut dl_phdr_info, _: size_t, found: *mut c_voi
 }
 
 /// An object that is loaded.
-struct Object<'a> {
+pub struct Object<'a> {
     base: usize,
     segments: &'a [Elf64_Phdr],
 }
@@ -96,6 +96,17 @@ struct Object<'a> {
 const HEADER: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 
 impl Object<'_> {
+    /// libc, found without the dynamic linker's lock. None: it is not known where it is.
+    pub fn of_libc() -> Option<Object<'static>> {
+        let (start, base) = modules::object_of(raw::real()).filter(|_| raw::is_found())?;
+        // SAFETY: an object begins with its header, and the table is in its first segment; libc stays.
+        let segments = unsafe {
+            let header = &*(start as *const Elf64_Ehdr);
+            slice::from_raw_parts((start + header.e_phoff as usize) as *const Elf64_Phdr, usize::from(header.e_phnum))
+        };
+        Some(Object { base, segments })
+    }
+
     /// Ours, libc, the dynamic loader and the kernel's: their system calls are not the program's.
     fn is_left_alone(&self) -> bool {
         // SAFETY: what the kernel has told.
@@ -116,6 +127,18 @@ impl Object<'_> {
     }
 
     fn look(&self, found: &mut Vec<Site>) {
+        self.each_function(|begin, code| {
+            inline::each_system_call(code, |call| {
+                if call.number.is_some_and(|number| raw::is_ours(number as i64)) {
+                    let at = begin + call.offset;
+                    found.extend(inline::place(at).map(|copy| Site { at, copy }));
+                }
+            });
+        });
+    }
+
+    /// Calls for each function that has an entry in the unwind tables: with its address, and its code.
+    pub fn each_function(&self, mut visit: impl FnMut(usize, &[u8])) {
         let Some(segment) = self.segments.iter().find(|segment| segment.p_type == PT_GNU_EH_FRAME) else { return };
         let start = self.base + segment.p_vaddr as usize;
         // SAFETY: part of the object, which is loaded; the table is as long as it says.
@@ -135,13 +158,7 @@ impl Object<'_> {
             let is_plain = (entry + 8).wrapping_add_signed(from) == begin;
             if is_plain && self.code(begin).is_some_and(|end| end - begin >= size) {
                 // SAFETY: inside an executable segment.
-                let function = unsafe { slice::from_raw_parts(begin as *const u8, size) };
-                inline::each_system_call(function, |offset, number| {
-                    if raw::is_ours(number as i64) {
-                        let at = begin + offset;
-                        found.extend(inline::place(at).map(|copy| Site { at, copy }));
-                    }
-                });
+                visit(begin, unsafe { slice::from_raw_parts(begin as *const u8, size) });
             }
         }
     }

@@ -15,6 +15,7 @@ mod attach;
 mod capture;
 mod clock;
 mod fault;
+mod futex;
 mod held;
 mod hook;
 mod inline;

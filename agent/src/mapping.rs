@@ -14,7 +14,7 @@ use crate::layout::{MAP, UNMAP};
 use crate::maps::{self, Mapping};
 use crate::region::{self, Front, Guard, Region};
 use crate::sys::PAGE;
-use crate::{arena, arming, lookaside, patch, paths, signals, sys, thread};
+use crate::{arena, arming, futex, lookaside, patch, paths, signals, sys, thread};
 
 /// The arguments of mmap(2).
 pub struct Request {
@@ -118,6 +118,7 @@ unsafe fn take_over(table: &mut Guard, mut region: Region, twin: Option<usize>) 
         return count_untraced();
     }
     write_map_row(&region);
+    futex::cover(table, &region);
     arming::apply(&region);
 }
 
@@ -188,6 +189,7 @@ pub fn leave() {
         unsafe { give_back(&region) };
         table.remove(region.start, region.end);
     }
+    futex::leave(&table);
 }
 
 /// Address space that nothing uses.
@@ -363,6 +365,7 @@ fn follow(table: &mut Guard, part: &Region, old: usize, length: usize, moved: us
     if sys::is_error(alias) || !table.insert(region) {
         return count_untraced();
     }
+    futex::cover(table, &region);
     write_map_row(&region);
 }
 

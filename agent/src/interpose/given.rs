@@ -100,6 +100,12 @@ const WORD: usize = 4;
 const LOCK_AWAITED: &[Pointer] = &[taken(0, Bytes(WORD)), taken(3, Bytes(size_of::<libc::timespec>()))];
 const LOCK_WOKEN: &[Pointer] = &[named(0, WORD)];
 const LOCK_MOVED: &[Pointer] = &[taken(0, Bytes(WORD)), named(4, WORD)];
+const LOCK_WOKEN_AND_CHANGED: &[Pointer] = &[named(0, WORD), both(4, Bytes(WORD))];
+const LOCK_OWNED: &[Pointer] = &[both(0, Bytes(WORD)), taken(3, Bytes(size_of::<libc::timespec>()))];
+const LOCK_GIVEN_UP: &[Pointer] = &[both(0, Bytes(WORD))];
+const LOCK_AWAITED_TO_OWN: &[Pointer] =
+    &[taken(0, Bytes(WORD)), taken(3, Bytes(size_of::<libc::timespec>())), both(4, Bytes(WORD))];
+const LOCK_MOVED_TO_OWN: &[Pointer] = &[taken(0, Bytes(WORD)), both(4, Bytes(WORD))];
 
 /// What the system call of this number takes, if it is one of these. Some have several meanings, which their second argument tells.
 pub fn pointers(number: libc::c_long, second: usize) -> &'static [Pointer] {
@@ -146,6 +152,11 @@ fn lock(operation: i32) -> &'static [Pointer] {
         libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET => LOCK_AWAITED,
         libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET => LOCK_WOKEN,
         libc::FUTEX_REQUEUE | libc::FUTEX_CMP_REQUEUE => LOCK_MOVED,
+        libc::FUTEX_WAKE_OP => LOCK_WOKEN_AND_CHANGED,
+        libc::FUTEX_LOCK_PI | libc::FUTEX_LOCK_PI2 => LOCK_OWNED,
+        libc::FUTEX_UNLOCK_PI | libc::FUTEX_TRYLOCK_PI => LOCK_GIVEN_UP,
+        libc::FUTEX_WAIT_REQUEUE_PI => LOCK_AWAITED_TO_OWN,
+        libc::FUTEX_CMP_REQUEUE_PI => LOCK_MOVED_TO_OWN,
         _ => &[],
     }
 }
@@ -195,6 +206,26 @@ pub fn handed_on(pointers: &[Pointer], arguments: Arguments, caller: usize, call
         }
     }
     result
+}
+
+/// The arguments as the kernel is to have them of a call that comes back without us. What it takes is written down now; of what it
+/// writes it is only known that it may.
+pub fn begun(pointers: &[Pointer], arguments: Arguments, caller: usize) -> Arguments {
+    let (mut reached, under_way) = (arguments, Call::begin(caller));
+    for pointer in pointers {
+        let (address, length) = (arguments[pointer.argument], length(pointer, &arguments));
+        let alias = kernel::reach(address, length.max(1));
+        reached[pointer.argument] = alias;
+        if alias == address {
+            continue;
+        }
+        if pointer.written {
+            under_way.end_unknown(alias);
+        } else if pointer.taken {
+            under_way.end(Way::Read, &[iovec { iov_base: alias as *mut _, iov_len: length }], length);
+        }
+    }
+    reached
 }
 
 /// How many bytes the kernel may look at, as far as it is told now.

@@ -312,6 +312,14 @@ fn plan(lock: &Guard, room: &Room, patches: &[&'static Patch]) -> Vec<Option<Jum
     best
 }
 
+/// Jumps from instructions of two bytes, each with where to: their first two bytes, for the rest is there already. None: there is no
+/// such jump. The code behind such an instruction must not be patched: it is libc's, which never is.
+pub fn jumps_of_two(lock: &Guard, ways: &[(usize, usize)]) -> Vec<Option<[u8; 2]>> {
+    let room = Room::now();
+    let jump = |&(site, thunk): &(usize, usize)| Way { site, length: 2, thunk, planned: &[] }.jump(lock, &room, 0);
+    ways.iter().map(|way| jump(way).map(|jump| [jump.bytes[0], jump.bytes[1]])).collect()
+}
+
 /// Gives all sites their code back: recording is disabled. They may become hot again.
 pub fn disable(lock: &Guard) {
     give_all_back(lock, arena::patch_protocol());
