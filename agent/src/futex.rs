@@ -80,14 +80,14 @@ fn sites() -> &'static [Site] {
     unsafe { slice::from_raw_parts(SITES.load(Ordering::Relaxed), count) }
 }
 
-/// A region that is about to be armed: futexes in it are seen from here on, if it can hold one.
-pub fn cover(lock: &Guard, region: &Region) {
+/// A region that is about to be armed: futexes in it are seen from here on, if it can hold one. Are there no other threads that run?
+pub fn cover(lock: &Guard, region: &Region, is_alone: bool) {
     if !can_hold_lock(region.path) {
         return;
     }
     add_range(region);
     if !ACTIVE.swap(true, Ordering::Relaxed) {
-        begin(lock);
+        begin(lock, is_alone);
     }
 }
 
@@ -129,23 +129,30 @@ fn set_range([start, length]: &[AtomicUsize; 2], new_start: usize, new_length: u
 }
 
 /// Replaces libc's instructions, which are looked for the first time.
-fn begin(lock: &Guard) {
+fn begin(lock: &Guard, is_alone: bool) {
     if sites().is_empty() {
         find(lock);
     }
+    let (mut code, mut ways) = (Vec::new(), Vec::new());
     for site in sites() {
-        if let Some(plain) = add_copy(lock, site, [0; ADDRESSES.len()]) {
-            text::write(site.stub + PLAIN, &plain.to_le_bytes());
+        if let Some(copy) = add_copy(lock, site, [0; ADDRESSES.len()], |start, copy| code.push((start, *copy))) {
+            ways.push((site.stub + PLAIN, copy.to_le_bytes()));
         }
     }
-    // Those that have no way back stay as they are.
-    let ready = || sites().iter().filter(|site| !site.copies.load(Ordering::Relaxed).is_null());
-    ready().for_each(|site| _ = text::write(site.at, &[BREAKPOINT]));
+    if !text::write_all(&code) || !text::write_all(&ways) {
+        return; // libc stays as it is
+    }
+    let changes = sites().iter().zip(&ways).map(|(site, _)| (site.at, site.changed));
+    if is_alone {
+        text::write_all(&changes.collect::<Vec<_>>());
+        return;
+    }
     // As patch/breakpoint.rs, all at once: until the end the breakpoint leads to the stub as well.
+    changes.clone().for_each(|(at, _)| _ = text::write(at, &[BREAKPOINT]));
     if text::sync() {
-        ready().for_each(|site| _ = text::write(site.at + 1, &site.changed[1..]));
+        changes.clone().for_each(|(at, [_, tail])| _ = text::write(at + 1, &[tail]));
         if text::sync() {
-            ready().for_each(|site| _ = text::write(site.at, &site.changed[..1]));
+            changes.for_each(|(at, [head, _])| _ = text::write(at, &[head]));
             text::sync();
         }
     }
@@ -170,15 +177,18 @@ fn find(lock: &Guard) {
     });
     found.sort_unstable();
     let ways: Vec<(usize, usize)> = found.iter().map_while(|&(at, _)| Some((at, new_slot()?))).collect();
-    let mut sites: Vec<Site> = Vec::new();
+    let (mut sites, mut code): (Vec<Site>, Vec<_>) = (Vec::new(), Vec::new());
     for ((&(at, stub), jump), (_, is_private)) in ways.iter().zip(patch::jumps_of_two(lock, &ways)).zip(found) {
-        let code = futex::looking(&raw const RANGES as usize, at);
         // A lock that is private wherever it is, is libc's own, which it also takes with all signals blocked: no breakpoint there.
-        if (jump.is_some() || !is_private) && text::write(stub, &code) {
+        if jump.is_some() || !is_private {
+            code.push((stub, futex::looking(&raw const RANGES as usize, at)));
             tell(lock, at, stub);
             let changed = jump.unwrap_or([BREAKPOINT, SYSCALL[1]]);
             sites.push(Site { at, stub, changed, copies: AtomicPtr::new(null_mut()) });
         }
+    }
+    if !text::write_all(&code) {
+        return;
     }
     let sites = Box::leak(sites.into_boxed_slice());
     SITES.store(sites.as_mut_ptr(), Ordering::Relaxed);
@@ -207,13 +217,11 @@ pub fn frames(pc: usize) -> Option<(*const c_void, usize)> {
     (!fde.is_null()).then_some((fde.cast_const(), start + slot * SLOT))
 }
 
-/// A copy of the site's instruction, there for ever. None: there is no room for it.
-fn add_copy(lock: &Guard, site: &'static Site, added: Added) -> Option<usize> {
+/// A copy of the site's instruction, there for ever, which `write` writes. None: there is no room for it.
+fn add_copy(lock: &Guard, site: &Site, added: Added, write: impl FnOnce(usize, &[u8; SLOT])) -> Option<usize> {
     let start = new_slot()?;
     let futex::Copy { code, ended } = futex::copy(site.at, NUMBER, added);
-    if !text::write(start, &code) {
-        return None;
-    }
+    write(start, &code);
     tell(lock, site.at, start);
     let next = site.copies.load(Ordering::Relaxed);
     site.copies.store(Box::into_raw(Box::new(Copy { added, start, ended, next })), Ordering::Release);
@@ -242,7 +250,7 @@ impl Site {
         let added = ADDRESSES.map(|argument| reached[argument].wrapping_sub(arguments[argument]));
         let made = || {
             let lock = region::lock();
-            self.copy(added).or_else(|| add_copy(&lock, self, added))
+            self.copy(added).or_else(|| add_copy(&lock, self, added, |start, code| _ = text::write(start, code)))
         };
         let Some(copy) = self.copy(added).or_else(made) else {
             // It fails there as it would have.
@@ -283,12 +291,12 @@ pub fn leave(_lock: &Guard) {
     if !ACTIVE.swap(false, Ordering::Relaxed) {
         return;
     }
+    let mut ended: Vec<(usize, [u8; 2])> = Vec::new();
     for site in sites() {
-        let mut now = [0; SYSCALL.len()];
-        if text::read(site.at, &mut now) && now[0] != SYSCALL[0] {
-            text::write(site.at, &SYSCALL);
-        }
-        site.copies().for_each(|copy| _ = text::write(copy.start, &copy.ended));
+        ended.extend(site.copies().map(|copy| (copy.start, copy.ended)));
         site.copies.store(null_mut(), Ordering::Release);
     }
+    ended.sort_unstable();
+    text::write_all(&ended);
+    text::write_all(&sites().iter().map(|site| (site.at, SYSCALL)).collect::<Vec<_>>());
 }
