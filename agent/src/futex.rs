@@ -23,8 +23,10 @@ use crate::arch::futex::{self, ADDRESSES, PLAIN, REGISTERS, SLOT};
 use crate::arch::inline::{self, BREAKPOINT, SYSCALL};
 use crate::inline::Object;
 use crate::interpose::given::{self, pointers};
+use crate::mapping::RESERVED;
 use crate::patch::{self, frames, text};
 use crate::region::{self, Guard, Region};
+use crate::sys::{self, PAGE};
 use crate::twin;
 
 const NUMBER: u32 = libc::SYS_futex as u32;
@@ -128,6 +130,39 @@ fn set_range([start, length]: &[AtomicUsize; 2], new_start: usize, new_length: u
     length.store(new_length, Ordering::Release);
 }
 
+/// A jump from a system call of libc's leads to this far from its end: the bytes behind it are nearly always those of a comparison with
+/// -4096 (cmp rax, 0xfffffffffffff000), of which four are the displacement (patch/jump.rs, with a prefix).
+const LANDING: isize =
+    i32::from_le_bytes([0x48, 0x3d, 0x00, 0xf0]) as isize + (patch::LONGEST_JUMP - SYSCALL.len()) as isize;
+
+/// Where the jumps will lead, kept free from the program's start on, for it might be taken when they are needed: start and length.
+static KEPT: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+
+/// The program starts.
+pub fn keep_room() {
+    let Some(code) = Object::of_libc().and_then(|libc| libc.code()) else { return };
+    let start = code.start.wrapping_add_signed(LANDING) / PAGE * PAGE;
+    let length = code.len() + PAGE;
+    // SAFETY: a new mapping disturbs nothing.
+    let kept = unsafe { sys::mmap(start, length, libc::PROT_NONE, RESERVED | libc::MAP_FIXED_NOREPLACE, -1, 0) };
+    if kept == start as isize {
+        KEPT[0].store(start, Ordering::Relaxed);
+        KEPT[1].store(length, Ordering::Relaxed);
+    } else if !sys::is_error(kept) {
+        // SAFETY: just made. (Kernels before 4.17 take MAP_FIXED_NOREPLACE for a wish.)
+        unsafe { sys::munmap(kept as usize, length) };
+    }
+}
+
+/// Gives it up, for the jumps' own pages.
+fn use_room() {
+    let [start, length] = [&KEPT[0], &KEPT[1]].map(|word| word.swap(0, Ordering::Relaxed));
+    if start != 0 {
+        // SAFETY: made by keep_room().
+        unsafe { sys::munmap(start, length) };
+    }
+}
+
 /// Replaces libc's instructions, which are looked for the first time.
 fn begin(lock: &Guard, is_alone: bool) {
     if sites().is_empty() {
@@ -176,6 +211,7 @@ fn find(lock: &Guard) {
         });
     });
     found.sort_unstable();
+    use_room();
     let ways: Vec<(usize, usize)> = found.iter().map_while(|&(at, _)| Some((at, new_slot()?))).collect();
     let (mut sites, mut code): (Vec<Site>, Vec<_>) = (Vec::new(), Vec::new());
     for ((&(at, stub), jump), (_, is_private)) in ways.iter().zip(patch::jumps_of_two(lock, &ways)).zip(found) {

@@ -8,6 +8,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ffi::{c_int, c_void};
+use core::ops::Range;
 use core::slice;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -112,18 +113,26 @@ impl Object<'_> {
         // SAFETY: what the kernel has told.
         let [loader, kernels] = [libc::AT_BASE, libc::AT_SYSINFO_EHDR].map(|kind| unsafe { libc::getauxval(kind) as usize });
         let others = [visit as *const () as usize, raw::real(), kernels];
-        self.base == loader || others.iter().any(|&address| self.code(address).is_some())
+        self.base == loader || others.iter().any(|&address| self.code_end(address).is_some())
     }
 
-    /// The end of the executable segment that holds this address.
-    fn code(&self, address: usize) -> Option<usize> {
-        let offset = address.wrapping_sub(self.base);
-        let holds = |segment: &&Elf64_Phdr| {
-            segment.p_type == PT_LOAD
-                && segment.p_flags & PF_X != 0
-                && offset.wrapping_sub(segment.p_vaddr as usize) < segment.p_memsz as usize
-        };
-        self.segments.iter().find(holds).map(|segment| self.base + (segment.p_vaddr + segment.p_memsz) as usize)
+    /// Where its executable segments are.
+    fn segments_of_code(&self) -> impl Iterator<Item = Range<usize>> {
+        let is_code = |segment: &&Elf64_Phdr| segment.p_type == PT_LOAD && segment.p_flags & PF_X != 0;
+        self.segments.iter().filter(is_code).map(|segment| {
+            let start = self.base + segment.p_vaddr as usize;
+            start..start + segment.p_memsz as usize
+        })
+    }
+
+    /// The first of them.
+    pub fn code(&self) -> Option<Range<usize>> {
+        self.segments_of_code().next()
+    }
+
+    /// The end of the one that holds this address.
+    fn code_end(&self, address: usize) -> Option<usize> {
+        self.segments_of_code().find(|code| code.contains(&address)).map(|code| code.end)
     }
 
     fn look(&self, found: &mut Vec<Site>) {
@@ -156,7 +165,7 @@ impl Object<'_> {
             let (from, size) = (i32::from_le_bytes(from) as isize, u32::from_le_bytes(size) as usize);
             // Encoded in another way, or not code.
             let is_plain = (entry + 8).wrapping_add_signed(from) == begin;
-            if is_plain && self.code(begin).is_some_and(|end| end - begin >= size) {
+            if is_plain && self.code_end(begin).is_some_and(|end| end - begin >= size) {
                 // SAFETY: inside an executable segment.
                 visit(begin, unsafe { slice::from_raw_parts(begin as *const u8, size) });
             }

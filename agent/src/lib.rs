@@ -80,6 +80,7 @@ pub(crate) fn start() {
         if arena::attach(path.to_bytes_with_nul()) {
             interpose::masks::take_over();
             inline::find();
+            futex::keep_room();
         }
     }
     STATE.store(READY, Ordering::Release);

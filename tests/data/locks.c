@@ -1,9 +1,9 @@
 /*
  * Every lock of libc's, in a mapped file, waited for by threads and by processes.
  *
- *     locks DEVICE GO
+ *     locks DEVICE [ROUNDS [TAKEN]]
  *
- * It begins when GO exists, and says when it is about to look for that.
+ * With TAKEN the address space 200 to 300 megabytes below libc is not free, and only what is shared by processes is tried.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -13,6 +13,7 @@
 #include <semaphore.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -396,14 +397,17 @@ static void churn(void)
 int main(int count, char **argument)
 {
     setvbuf(stdout, 0, _IOLBF, 0);
-    int file = open(argument[1], O_RDWR), rounds = count > 3 ? atoi(argument[3]) : 1;
+    int file = open(argument[1], O_RDWR), rounds = count > 2 ? atoi(argument[2]) : 1;
+    if (count > 3) {
+        char *taken = (char *)((uintptr_t)puts & -4096l) - (300 << 20);
+        munmap(taken, 100 << 20);
+        mmap(taken, 100 << 20, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    }
     locks = mmap(0, 2 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (locks == MAP_FAILED)
         return 1;
-    while (access(argument[2], F_OK))
-        nap();
     for (int round = 0; round < rounds; round++)
-        for (int shared = 0; shared < 2; shared++) {
+        for (int shared = count > 3; shared < 2; shared++) {
             contend(shared);
             time_outs(shared);
             cancellation(shared);

@@ -29,6 +29,7 @@ use crate::capture::{self, Row};
 use crate::layout::*;
 use crate::region::{self, Guard};
 use crate::{arena, modules, thread};
+pub use jump::LONGEST as LONGEST_JUMP;
 use jump::{Jump, Planned, Way};
 use room::Room;
 
