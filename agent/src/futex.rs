@@ -23,11 +23,10 @@ use crate::arch::futex::{self, ADDRESSES, PLAIN, REGISTERS, SLOT};
 use crate::arch::inline::{self, BREAKPOINT, SYSCALL};
 use crate::inline::Object;
 use crate::interpose::given::{self, pointers};
-use crate::mapping::RESERVED;
 use crate::patch::{self, frames, text};
 use crate::region::{self, Guard, Region};
 use crate::sys::{self, PAGE};
-use crate::twin;
+use crate::{maps, twin};
 
 const NUMBER: u32 = libc::SYS_futex as u32;
 
@@ -143,24 +142,22 @@ pub fn keep_room() {
     let Some(code) = Object::of_libc().and_then(|libc| libc.code()) else { return };
     let start = code.start.wrapping_add_signed(LANDING) / PAGE * PAGE;
     let length = code.len() + PAGE;
-    // SAFETY: a new mapping disturbs nothing.
-    let kept = unsafe { sys::mmap(start, length, libc::PROT_NONE, RESERVED | libc::MAP_FIXED_NOREPLACE, -1, 0) };
-    if kept == start as isize {
+    if twin::keep(start, length) {
         KEPT[0].store(start, Ordering::Relaxed);
         KEPT[1].store(length, Ordering::Relaxed);
-    } else if !sys::is_error(kept) {
-        // SAFETY: just made. (Kernels before 4.17 take MAP_FIXED_NOREPLACE for a wish.)
-        unsafe { sys::munmap(kept as usize, length) };
     }
 }
 
-/// Gives it up, for the jumps' own pages.
+/// Gives it up, for the jumps' own pages; what is left of it, if the program has taken some without asking.
 fn use_room() {
     let [start, length] = [&KEPT[0], &KEPT[1]].map(|word| word.swap(0, Ordering::Relaxed));
-    if start != 0 {
-        // SAFETY: made by keep_room().
-        unsafe { sys::munmap(start, length) };
-    }
+    maps::each(|line| {
+        if line.start < start + length && start < line.end && line.path.starts_with(twin::PATH) {
+            // SAFETY: made by keep_room().
+            unsafe { sys::munmap(line.start, line.end - line.start) };
+        }
+        line.end < start + length
+    });
 }
 
 /// Replaces libc's instructions, which are looked for the first time.

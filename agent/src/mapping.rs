@@ -194,7 +194,7 @@ pub fn leave() {
 }
 
 /// Address space that nothing uses.
-pub const RESERVED: c_int = libc::MAP_PRIVATE | MAP_ANONYMOUS | libc::MAP_NORESERVE;
+const RESERVED: c_int = libc::MAP_PRIVATE | MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 /// The real mapping at an address of our own, and how the program's place looks then. None: it cannot be had.
 unsafe fn steal(twin: Option<usize>, address: usize, length: usize) -> Option<(usize, Front)> {

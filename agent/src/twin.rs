@@ -1,6 +1,6 @@
 //! Memory for code: a memory file mapped twice, executable here, writable there, so that no page is ever both.
 
-use libc::{MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE};
+use libc::{MAP_FIXED_NOREPLACE, MAP_PRIVATE, MAP_SHARED, PROT_EXEC, PROT_NONE, PROT_READ, PROT_WRITE};
 
 use crate::sys;
 
@@ -22,6 +22,22 @@ fn file(length: usize) -> Option<sys::Ret> {
         sys::syscall3(libc::SYS_ftruncate, fd as usize, length, 0);
         Some(fd)
     }
+}
+
+/// How its mappings are called.
+pub const PATH: &[u8] = b"/memfd:mmiotap-code";
+
+/// Takes address space, at exactly this address, in which there is nothing. False: it is not free.
+pub fn keep(at: usize, length: usize) -> bool {
+    let Some(fd) = file(length) else { return false };
+    // SAFETY: a new mapping disturbs nothing.
+    let kept = unsafe { sys::mmap(at, length, PROT_NONE, MAP_PRIVATE | MAP_FIXED_NOREPLACE, fd as i32, 0) };
+    sys::close(fd);
+    if !sys::is_error(kept) && kept as usize != at {
+        // SAFETY: just made, and not used. (Kernels before 4.17 take MAP_FIXED_NOREPLACE for a wish.)
+        unsafe { sys::munmap(kept as usize, length) };
+    }
+    kept as usize == at
 }
 
 /// Executable memory of this process alone, all zero, which a forked child gets a copy of. It is written as the program's code is

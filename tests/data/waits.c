@@ -3,7 +3,8 @@
  *
  *     waits DEVICE WAKE SHARED
  *
- * Four times: says that they are started, and when there is a file WAKE0 (WAKE1, …), ends all waits and says what came of them.
+ * Four times: says that they are started, and when there is a file WAKE0 (WAKE1, …), ends all waits, says what came of
+ * them, and removes the file.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -116,6 +117,7 @@ int main(int count, char **argument)
         for (int which = 0; which < WAITS; which++)
             printf("%ld ", (long)result[which] + (which == 2) * barrier);
         printf("\n");
+        unlink(wake);
     }
     return 0;
 }

@@ -131,23 +131,25 @@ def test_waits_that_go_on(shared: str, start: Start, compile_c: Compile, device:
     def wait() -> None:
         until(lambda: all_wait(program.pid))
 
+    def wake(number: int) -> None:
+        file = tmp_path / f"wake{number}"
+        file.touch()
+        until(lambda: not file.exists())
+
     wait()
     recorder = attach(start, program.pid)
     wait()
-    (tmp_path / "wake0").touch()
-    until(lambda: not all_wait(program.pid))
+    wake(0)
     wait()
     detach(recorder)
     wait()
-    (tmp_path / "wake1").touch()
-    until(lambda: not all_wait(program.pid))
+    wake(1)
     wait()
     detach(attach(start, program.pid))
     recorder = attach(start, program.pid)
-    (tmp_path / "wake2").touch()
-    until(lambda: not all_wait(program.pid))
+    wake(2)
     wait()
     detach(recorder)
-    (tmp_path / "wake3").touch()
+    wake(3)
     ended = program.wait()
     assert (ended.status, ended.stdout) == (0, "0 0 1 0 0 0 0 \n" * 4), ended.stderr
