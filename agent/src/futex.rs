@@ -92,7 +92,7 @@ pub fn cover(lock: &Guard, region: &Region, is_alone: bool) {
     }
 }
 
-/// Devices cannot: an atomic access to their registers is nothing that a driver makes, and no kernel lets a thread wait for one.
+/// No driver keeps a lock in its device's registers.
 fn can_hold_lock(path: &[u8]) -> bool {
     let is_in = |folder: &&[u8]| path.starts_with(folder);
     let devices: [&[u8]; 4] = [b"/dev/", b"/sys/", b"/proc/", b"anon_inode:"];
@@ -121,7 +121,7 @@ fn add_range(region: &Region) {
     set_range(&ranges[MOST_RANGES - 1], start, end - start);
 }
 
-/// In an order in which a stub never finds less than there was.
+/// In an order in which a stub never finds less than there was: in between it reaches as far as both.
 fn set_range([start, length]: &[AtomicUsize; 2], new_start: usize, new_length: usize) {
     let (old_start, old_length) = (start.load(Ordering::Relaxed), length.load(Ordering::Relaxed));
     length.store((old_start + old_length).max(new_start + new_length), Ordering::Release);
@@ -152,7 +152,9 @@ pub fn keep_room() {
 fn use_room() {
     let [start, length] = [&KEPT[0], &KEPT[1]].map(|word| word.swap(0, Ordering::Relaxed));
     maps::each(|line| {
-        if line.start < start + length && start < line.end && line.path.starts_with(twin::PATH) {
+        let is_in = line.start < start + length && start < line.end;
+        let is_kept = line.path.starts_with(twin::PATH) && !line.readable && !line.executable;
+        if is_in && is_kept {
             // SAFETY: made by keep_room().
             unsafe { sys::munmap(line.start, line.end - line.start) };
         }

@@ -50,7 +50,7 @@ pub fn write(at: usize, bytes: &[u8]) -> bool {
 /// Writes pieces of code of so many bytes, at ascending addresses, where no thread runs them meanwhile: with what lies between them, a page
 /// at a time. False: not all were written.
 pub fn write_all<const N: usize>(pieces: &[(usize, [u8; N])]) -> bool {
-    let pages = pieces.chunk_by(|one, other| one.0 / PAGE == other.0 / PAGE);
+    let mut pages = pieces.chunk_by(|one, other| one.0 / PAGE == other.0 / PAGE);
     let written = |page: &[(usize, [u8; N])]| {
         let (first, last) = (page[0].0, page[page.len() - 1].0);
         let mut code = alloc::vec![0; last + N - first];
@@ -60,7 +60,7 @@ pub fn write_all<const N: usize>(pieces: &[(usize, [u8; N])]) -> bool {
         page.iter().for_each(|(at, bytes)| code[at - first..at - first + N].copy_from_slice(bytes));
         write(first, &code)
     };
-    pages.map(written).fold(true, |all, one| all && one)
+    pages.all(written)
 }
 
 /// Reads these bytes, wherever they are. False: not all are there.

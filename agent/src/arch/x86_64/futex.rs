@@ -89,56 +89,61 @@ impl Code {
 
 #[cfg(test)]
 mod tests {
-    use iced_x86::{Decoder, DecoderOptions, Formatter, IntelFormatter};
+    use iced_x86::{Decoder, DecoderOptions, Instruction};
     use std::string::String;
     use std::vec::Vec;
 
     use super::*;
 
-    fn disassembled(code: &[u8]) -> Vec<String> {
-        let mut formatter = IntelFormatter::new();
-        let decoded = Decoder::with_ip(64, code, 0, DecoderOptions::NONE).into_iter();
-        decoded
-            .map(|instruction| {
-                let mut text = String::new();
-                formatter.format(&instruction, &mut text);
-                text
-            })
-            .collect()
+    fn decoded(code: &[u8]) -> Vec<Instruction> {
+        Decoder::with_ip(64, code, 0, DecoderOptions::NONE).into_iter().collect()
+    }
+
+    /// What each does, to which register, and the registers of its address.
+    fn told(instruction: &Instruction) -> String {
+        let (base, index) = (instruction.memory_base(), instruction.memory_index());
+        std::format!("{:?} {:?} {base:?} {index:?}", instruction.mnemonic(), instruction.op0_register())
     }
 
     #[test]
     fn addresses_are_looked_for_in_the_ranges() {
         let code = looking(0x1000, 0x2000);
-        let mut expected: Vec<String> = std::vec!["mov rcx,1000h".into()];
-        for register in ["rdi", "r10", "r8"] {
-            expected.extend([
-                std::format!("mov r11,{register}"),
-                "sub r11,[rcx]".into(),
-                "cmp r11,[rcx+8]".into(),
-                "jb short 000000000000003Eh".into(),
-            ]);
+        let found = decoded(&code[..=NEAR]);
+        assert_eq!((found[0].op0_register(), found[0].immediate(1)), (iced_x86::Register::RCX, 0x1000));
+        for (register, part) in ["RDI", "R10", "R8"].iter().zip(found[1..13].chunks(4)) {
+            assert_eq!(std::format!("{:?}", part[0].op1_register()), *register);
+            let expected = ["Mov R11 None None", "Sub R11 RCX None", "Cmp R11 RCX None", "Jb None None None"];
+            assert_eq!(part.iter().map(told).collect::<Vec<_>>(), expected);
+            assert_eq!((part[1].memory_displacement64(), part[2].memory_displacement64()), (0, 8));
+            assert_eq!(part[3].near_branch_target(), NEAR as u64);
         }
-        let rest = ["add rcx,10h", "cmp qword ptr [rcx],0", "jne short 000000000000000Ah", "jmp qword ptr [40h]", "int3"];
-        expected.extend(rest.map(String::from));
-        assert_eq!(disassembled(&code[..=NEAR]), expected);
+        let rest =
+            ["Add RCX None None", "Cmp None RCX None", "Jne None None None", "Jmp None RIP None", "Int3 None None None"];
+        assert_eq!(found[13..].iter().map(told).collect::<Vec<_>>(), rest);
+        assert_eq!(found[15].near_branch_target(), found[1].ip());
+        assert_eq!(found[16].ip_rel_memory_address(), PLAIN as u64);
         assert_eq!(code[PLAIN..PLAIN + 8], 0x2000_u64.to_le_bytes());
     }
 
     #[test]
     fn a_copy_puts_the_registers_back() {
         let Copy { code, ended } = copy(0x1000, 202, [1, 2, 3]);
-        let undone = ["mov rcx,0FFFFFFFFFFFFFFFFh", "lea rdi,[rdi+rcx]", "mov rcx,0FFFFFFFFFFFFFFFEh", "lea r10,[r10+rcx]"];
-        let undone: Vec<&str> = undone.into_iter().chain(["mov rcx,0FFFFFFFFFFFFFFFDh", "lea r8,[r8+rcx]"]).collect();
-        let length = 2 + 42 + 6;
-        assert_eq!(disassembled(&code[..2]), ["syscall"]);
-        assert_eq!(disassembled(&code[2..length - 6]), undone);
-        assert_eq!(code[length..length + 8], 0x1002_u64.to_le_bytes());
-        assert_eq!(usize::from(ended[1]) + 2, length + 8);
-        let tail = &code[length + 8..];
-        assert_eq!(disassembled(&tail[..47])[..6], undone);
-        assert_eq!(disassembled(&tail[42..47]), ["mov eax,0CAh"]);
-        assert_eq!(tail[53..61], 0x1000_u64.to_le_bytes());
-        assert_eq!(disassembled(&copy(0x1000, 202, [0; 3]).code[..2]), ["syscall"]);
+        let undone: Vec<String> = ["RDI", "R10", "R8"]
+            .iter()
+            .flat_map(|name| ["Mov RCX None None".into(), std::format!("Lea {name} {name} RCX")])
+            .collect();
+        let back = 2 + 42 + JUMP.len();
+        let found = decoded(&code[..back]);
+        assert_eq!(told(&found[0]), "Syscall None None None");
+        assert_eq!(found[1..7].iter().map(told).collect::<Vec<_>>(), undone);
+        let added: Vec<u64> = found[1..7].iter().step_by(2).map(|load| load.immediate(1).wrapping_neg()).collect();
+        assert_eq!(added, [1, 2, 3]);
+        assert_eq!(code[back..back + 8], 0x1002_u64.to_le_bytes());
+        let tail = usize::from(ended[1]) + 2;
+        assert_eq!(tail, back + 8);
+        let found = decoded(&code[tail..tail + 53]);
+        assert_eq!(found[..6].iter().map(told).collect::<Vec<_>>(), undone);
+        assert_eq!((told(&found[6]), found[6].immediate32()), ("Mov EAX None None".into(), 202));
+        assert_eq!(code[tail + 53..tail + 61], 0x1000_u64.to_le_bytes());
     }
 }
