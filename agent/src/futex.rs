@@ -19,7 +19,7 @@ use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use crate::arch::Frame;
-use crate::arch::futex::{self, ADDRESSES, PLAIN, REGISTERS, SLOT};
+use crate::arch::futex::{self, ADDRESSES, REGISTERS, SLOT};
 use crate::arch::inline::{self, BREAKPOINT, SYSCALL};
 use crate::inline::Object;
 use crate::interpose::given::{self, pointers};
@@ -39,7 +39,10 @@ struct Site {
     stub: usize,
     /// What its two bytes become. Where no jump can be had, a breakpoint.
     changed: [u8; 2],
-    /// The last one that was made; the first is that with nothing added.
+    /// The copy with nothing added, which every recording uses again.
+    plain: usize,
+    plain_ended: [u8; 2],
+    /// The last one that was made of the others.
     copies: AtomicPtr<Copy>,
 }
 
@@ -167,16 +170,11 @@ fn begin(lock: &Guard, is_alone: bool) {
     if sites().is_empty() {
         find(lock);
     }
-    let (mut code, mut ways) = (Vec::new(), Vec::new());
-    for site in sites() {
-        if let Some(copy) = add_copy(lock, site, [0; ADDRESSES.len()], |start, copy| code.push((start, *copy))) {
-            ways.push((site.stub + PLAIN, copy.to_le_bytes()));
-        }
-    }
-    if !text::write_all(&code) || !text::write_all(&ways) {
+    let begun: Vec<(usize, [u8; 2])> = sites().iter().map(|site| (site.plain, SYSCALL)).collect();
+    if !text::write_all(&begun) {
         return; // libc stays as it is
     }
-    let changes = sites().iter().zip(&ways).map(|(site, _)| (site.at, site.changed));
+    let changes = sites().iter().map(|site| (site.at, site.changed));
     if is_alone {
         text::write_all(&changes.collect::<Vec<_>>());
         return;
@@ -215,13 +213,14 @@ fn find(lock: &Guard) {
     let (mut sites, mut code): (Vec<Site>, Vec<_>) = (Vec::new(), Vec::new());
     for ((&(at, stub), jump), (_, is_private)) in ways.iter().zip(patch::jumps_of_two(lock, &ways)).zip(found) {
         // A lock that is private wherever it is, is libc's own, which it also takes with all signals blocked: no breakpoint there.
-        if jump.is_some() || !is_private {
-            code.push((stub, futex::looking(&raw const RANGES as usize, at)));
-            tell(lock, at, stub);
-            let changed = jump.unwrap_or([BREAKPOINT, SYSCALL[1]]);
-            sites.push(Site { at, stub, changed, copies: AtomicPtr::new(null_mut()) });
-        }
+        let Some(plain) = new_slot().filter(|_| jump.is_some() || !is_private) else { continue };
+        let copy = futex::copy(at, NUMBER, [0; ADDRESSES.len()]);
+        code.extend([(stub, futex::looking(&raw const RANGES as usize, plain)), (plain, copy.code)]);
+        [stub, plain].into_iter().for_each(|slot| tell(lock, at, slot));
+        let changed = jump.unwrap_or([BREAKPOINT, SYSCALL[1]]);
+        sites.push(Site { at, stub, changed, plain, plain_ended: copy.ended, copies: AtomicPtr::new(null_mut()) });
     }
+    code.sort_unstable_by_key(|&(at, _)| at);
     if !text::write_all(&code) {
         return;
     }
@@ -252,11 +251,13 @@ pub fn frames(pc: usize) -> Option<(*const c_void, usize)> {
     (!fde.is_null()).then_some((fde.cast_const(), start + slot * SLOT))
 }
 
-/// A copy of the site's instruction, there for ever, which `write` writes. None: there is no room for it.
-fn add_copy(lock: &Guard, site: &Site, added: Added, write: impl FnOnce(usize, &[u8; SLOT])) -> Option<usize> {
+/// A copy of the site's instruction, there for ever. None: there is no room for it.
+fn add_copy(lock: &Guard, site: &Site, added: Added) -> Option<usize> {
     let start = new_slot()?;
     let futex::Copy { code, ended } = futex::copy(site.at, NUMBER, added);
-    write(start, &code);
+    if !text::write(start, &code) {
+        return None;
+    }
     tell(lock, site.at, start);
     let next = site.copies.load(Ordering::Relaxed);
     site.copies.store(Box::into_raw(Box::new(Copy { added, start, ended, next })), Ordering::Release);
@@ -271,6 +272,9 @@ impl Site {
     }
 
     fn copy(&self, added: Added) -> Option<usize> {
+        if added == [0; ADDRESSES.len()] {
+            return Some(self.plain);
+        }
         self.copies().find(|copy| copy.added == added).map(|copy| copy.start)
     }
 
@@ -285,11 +289,11 @@ impl Site {
         let added = ADDRESSES.map(|argument| reached[argument].wrapping_sub(arguments[argument]));
         let made = || {
             let lock = region::lock();
-            self.copy(added).or_else(|| add_copy(&lock, self, added, |start, code| _ = text::write(start, code)))
+            self.copy(added).or_else(|| add_copy(&lock, self, added))
         };
         let Some(copy) = self.copy(added).or_else(made) else {
             // It fails there as it would have.
-            return frame.set_pc(self.plain());
+            return frame.set_pc(self.plain);
         };
         if reached != arguments {
             frame.set_general(0, u64::from(NUMBER));
@@ -298,10 +302,6 @@ impl Site {
             frame.set_general(register, reached[argument] as u64);
         }
         frame.set_pc(copy);
-    }
-
-    fn plain(&self) -> usize {
-        self.copy([0; ADDRESSES.len()]).unwrap_or(self.stub)
     }
 }
 
@@ -328,6 +328,7 @@ pub fn leave(_lock: &Guard) {
     }
     let mut ended: Vec<(usize, [u8; 2])> = Vec::new();
     for site in sites() {
+        ended.push((site.plain, site.plain_ended));
         ended.extend(site.copies().map(|copy| (copy.start, copy.ended)));
         site.copies.store(null_mut(), Ordering::Release);
     }
