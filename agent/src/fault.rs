@@ -9,7 +9,7 @@ use crate::patch::{self, Patch, registry};
 use crate::region::{self, Region};
 use crate::step::Hit;
 use crate::thread::{self, Fault};
-use crate::{arena, arming, held, hook, inline, lookaside, park, signals, smp, step};
+use crate::{arena, arming, futex, held, hook, inline, lookaside, park, signals, smp, step};
 
 /// Where si_addr is in a siginfo_t (asm-generic/siginfo.h).
 const SI_ADDR: usize = 16;
@@ -228,7 +228,7 @@ fn trap(info: &siginfo_t, frame: &mut Frame) -> Verdict {
             frame.set_pc(thunk);
             return Verdict::Taken;
         }
-        if inline::entered(int3, frame) {
+        if inline::entered(int3, frame) || futex::entered(int3, frame) {
             return Verdict::Taken;
         }
     }

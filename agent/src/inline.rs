@@ -8,15 +8,16 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ffi::{c_int, c_void};
+use core::ops::Range;
 use core::slice;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use libc::{Elf64_Phdr, PF_X, PT_GNU_EH_FRAME, PT_LOAD, dl_phdr_info, size_t};
+use libc::{Elf64_Ehdr, Elf64_Phdr, PF_X, PT_GNU_EH_FRAME, PT_LOAD, dl_phdr_info, size_t};
 
 use crate::arch::{Frame, inline};
 use crate::interpose::raw;
 use crate::patch::text;
-use crate::{region, signals};
+use crate::{modules, region, signals};
 
 /// A `syscall` that has a breakpoint.
 #[derive(Clone, Copy)]
@@ -86,7 +87,7 @@ unsafe extern "C" fn visit(info: *mut dl_phdr_info, _: size_t, found: *mut c_voi
 }
 
 /// An object that is loaded.
-struct Object<'a> {
+pub struct Object<'a> {
     base: usize,
     segments: &'a [Elf64_Phdr],
 }
@@ -96,26 +97,57 @@ struct Object<'a> {
 const HEADER: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 
 impl Object<'_> {
+    /// libc, found without the dynamic linker's lock. None: it is not known where it is.
+    pub fn of_libc() -> Option<Object<'static>> {
+        let (start, base) = modules::object_of(raw::real()).filter(|_| raw::is_found())?;
+        // SAFETY: an object begins with its header, and the table is in its first segment; libc stays.
+        let segments = unsafe {
+            let header = &*(start as *const Elf64_Ehdr);
+            slice::from_raw_parts((start + header.e_phoff as usize) as *const Elf64_Phdr, usize::from(header.e_phnum))
+        };
+        Some(Object { base, segments })
+    }
+
     /// Ours, libc, the dynamic loader and the kernel's: their system calls are not the program's.
     fn is_left_alone(&self) -> bool {
         // SAFETY: what the kernel has told.
         let [loader, kernels] = [libc::AT_BASE, libc::AT_SYSINFO_EHDR].map(|kind| unsafe { libc::getauxval(kind) as usize });
         let others = [visit as *const () as usize, raw::real(), kernels];
-        self.base == loader || others.iter().any(|&address| self.code(address).is_some())
+        self.base == loader || others.iter().any(|&address| self.code_end(address).is_some())
     }
 
-    /// The end of the executable segment that holds this address.
-    fn code(&self, address: usize) -> Option<usize> {
-        let offset = address.wrapping_sub(self.base);
-        let holds = |segment: &&Elf64_Phdr| {
-            segment.p_type == PT_LOAD
-                && segment.p_flags & PF_X != 0
-                && offset.wrapping_sub(segment.p_vaddr as usize) < segment.p_memsz as usize
-        };
-        self.segments.iter().find(holds).map(|segment| self.base + (segment.p_vaddr + segment.p_memsz) as usize)
+    /// Where its executable segments are.
+    fn segments_of_code(&self) -> impl Iterator<Item = Range<usize>> {
+        let is_code = |segment: &&Elf64_Phdr| segment.p_type == PT_LOAD && segment.p_flags & PF_X != 0;
+        self.segments.iter().filter(is_code).map(|segment| {
+            let start = self.base + segment.p_vaddr as usize;
+            start..start + segment.p_memsz as usize
+        })
+    }
+
+    /// The first of them.
+    pub fn code(&self) -> Option<Range<usize>> {
+        self.segments_of_code().next()
+    }
+
+    /// The end of the one that holds this address.
+    fn code_end(&self, address: usize) -> Option<usize> {
+        self.segments_of_code().find(|code| code.contains(&address)).map(|code| code.end)
     }
 
     fn look(&self, found: &mut Vec<Site>) {
+        self.each_function(|begin, code| {
+            inline::each_system_call(code, |call| {
+                if call.number.is_some_and(|number| raw::is_ours(number as i64)) {
+                    let at = begin + call.offset;
+                    found.extend(inline::place(at).map(|copy| Site { at, copy }));
+                }
+            });
+        });
+    }
+
+    /// Calls for each function that has an entry in the unwind tables: with its address, and its code.
+    pub fn each_function(&self, mut visit: impl FnMut(usize, &[u8])) {
         let Some(segment) = self.segments.iter().find(|segment| segment.p_type == PT_GNU_EH_FRAME) else { return };
         let start = self.base + segment.p_vaddr as usize;
         // SAFETY: part of the object, which is loaded; the table is as long as it says.
@@ -133,15 +165,9 @@ impl Object<'_> {
             let (from, size) = (i32::from_le_bytes(from) as isize, u32::from_le_bytes(size) as usize);
             // Encoded in another way, or not code.
             let is_plain = (entry + 8).wrapping_add_signed(from) == begin;
-            if is_plain && self.code(begin).is_some_and(|end| end - begin >= size) {
+            if is_plain && self.code_end(begin).is_some_and(|end| end - begin >= size) {
                 // SAFETY: inside an executable segment.
-                let function = unsafe { slice::from_raw_parts(begin as *const u8, size) };
-                inline::each_system_call(function, |offset, number| {
-                    if raw::is_ours(number as i64) {
-                        let at = begin + offset;
-                        found.extend(inline::place(at).map(|copy| Site { at, copy }));
-                    }
-                });
+                visit(begin, unsafe { slice::from_raw_parts(begin as *const u8, size) });
             }
         }
     }

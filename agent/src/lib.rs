@@ -15,6 +15,7 @@ mod attach;
 mod capture;
 mod clock;
 mod fault;
+mod futex;
 mod held;
 mod hook;
 mod inline;
@@ -79,6 +80,7 @@ pub(crate) fn start() {
         if arena::attach(path.to_bytes_with_nul()) {
             interpose::masks::take_over();
             inline::find();
+            futex::keep_room();
         }
     }
     STATE.store(READY, Ordering::Release);

@@ -14,7 +14,7 @@ use crate::layout::{MAP, UNMAP};
 use crate::maps::{self, Mapping};
 use crate::region::{self, Front, Guard, Region};
 use crate::sys::PAGE;
-use crate::{arena, arming, lookaside, patch, paths, signals, sys, thread};
+use crate::{arena, arming, futex, lookaside, patch, paths, signals, sys, thread};
 
 /// The arguments of mmap(2).
 pub struct Request {
@@ -98,11 +98,12 @@ unsafe fn consider(table: &mut Guard, request: &Request, address: usize) {
         ..region::NOTHING
     };
     // SAFETY: the caller's promise.
-    unsafe { take_over(table, region, request.again()) };
+    unsafe { take_over(table, region, request.again(), false) };
 }
 
-/// Makes a region of a mapping that is as `region` says; `twin` is a second mapping of the same, if it can be had.
-unsafe fn take_over(table: &mut Guard, mut region: Region, twin: Option<usize>) {
+/// Makes a region of a mapping that is as `region` says; `twin` is a second mapping of the same, if it can be had. Does no other thread
+/// run?
+unsafe fn take_over(table: &mut Guard, mut region: Region, twin: Option<usize>, is_alone: bool) {
     signals::install();
     arena::populate_first();
     region.map_id = arena::next_map_id();
@@ -118,6 +119,7 @@ unsafe fn take_over(table: &mut Guard, mut region: Region, twin: Option<usize>) 
         return count_untraced();
     }
     write_map_row(&region);
+    futex::cover(table, &region, is_alone);
     arming::apply(&region);
 }
 
@@ -136,7 +138,7 @@ pub fn take_over_existing() {
         }
         if arena::selects(&line.path) {
             // SAFETY: nobody can touch it now.
-            unsafe { take_over(&mut table, region_of(line), twin_of(line)) };
+            unsafe { take_over(&mut table, region_of(line), twin_of(line), true) };
         } else if line.shared {
             paths::note_unselected(&line.path);
         }
@@ -188,6 +190,7 @@ pub fn leave() {
         unsafe { give_back(&region) };
         table.remove(region.start, region.end);
     }
+    futex::leave(&table);
 }
 
 /// Address space that nothing uses.
@@ -363,6 +366,7 @@ fn follow(table: &mut Guard, part: &Region, old: usize, length: usize, moved: us
     if sys::is_error(alias) || !table.insert(region) {
         return count_untraced();
     }
+    futex::cover(table, &region, false);
     write_map_row(&region);
 }
 

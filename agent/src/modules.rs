@@ -83,6 +83,11 @@ pub fn place_of(pc: usize) -> Place {
     }
 }
 
+/// Where the object with the code at `pc` begins, and its load bias.
+pub fn object_of(pc: usize) -> Option<(usize, usize)> {
+    find(pc).map(|(object, _)| (object.start, object.bias))
+}
+
 /// In a forked child, whose objects are told under its own pid, and in a recording that begins.
 pub fn forget_told() {
     TOLD.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));

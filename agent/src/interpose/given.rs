@@ -146,6 +146,19 @@ impl HandedOn {
         new
     }
 
+    /// Writes a call down that comes back without us: what it takes; of what it writes it is only known that it may.
+    pub fn begun(&self, caller: usize) {
+        let under_way = Call::begin(caller);
+        for (pointer, &room) in self.pointers.iter().zip(&self.rooms) {
+            let (address, alias) = (self.theirs[pointer.argument], self.ours[pointer.argument]);
+            if alias != address && pointer.written {
+                under_way.end_unknown(alias);
+            } else if alias != address && pointer.taken {
+                under_way.end_all(Way::Read, address, room);
+            }
+        }
+    }
+
     pub fn is_changed(&self) -> bool {
         self.ours != self.theirs
     }

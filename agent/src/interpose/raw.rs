@@ -33,6 +33,11 @@ pub fn prepare() {
     }
 }
 
+/// Has libc's own been found?
+pub fn is_found() -> bool {
+    real() != directly as *const () as usize
+}
+
 pub fn real() -> usize {
     REAL.load(Ordering::Relaxed) as usize
 }

@@ -107,6 +107,11 @@ pub const COUNTER: &[Pointer] = &[written(1, Bytes(LONG))];
 const LOCK_AWAITED: &[Pointer] = &[taken(0, Bytes(WORD)), taken(3, Bytes(TIME))];
 const LOCK_WOKEN: &[Pointer] = &[named(0, Bytes(WORD))];
 const LOCK_MOVED: &[Pointer] = &[taken(0, Bytes(WORD)), named(4, Bytes(WORD))];
+const LOCK_WOKEN_AND_CHANGED: &[Pointer] = &[named(0, Bytes(WORD)), both(4, Bytes(WORD))];
+const LOCK_OWNED: &[Pointer] = &[both(0, Bytes(WORD)), taken(3, Bytes(TIME))];
+const LOCK_GIVEN_UP: &[Pointer] = &[both(0, Bytes(WORD))];
+const LOCK_AWAITED_TO_OWN: &[Pointer] = &[taken(0, Bytes(WORD)), taken(3, Bytes(TIME)), both(4, Bytes(WORD))];
+const LOCK_MOVED_TO_OWN: &[Pointer] = &[taken(0, Bytes(WORD)), both(4, Bytes(WORD))];
 
 // Processes, threads and the machine.
 /// struct rusage, and what waitid(2) fills in of a siginfo_t.
@@ -213,6 +218,11 @@ pub fn lock(arguments: &Arguments) -> &'static [Pointer] {
         libc::FUTEX_WAIT | libc::FUTEX_WAIT_BITSET => LOCK_AWAITED,
         libc::FUTEX_WAKE | libc::FUTEX_WAKE_BITSET => LOCK_WOKEN,
         libc::FUTEX_REQUEUE | libc::FUTEX_CMP_REQUEUE => LOCK_MOVED,
+        libc::FUTEX_WAKE_OP => LOCK_WOKEN_AND_CHANGED,
+        libc::FUTEX_LOCK_PI | libc::FUTEX_LOCK_PI2 => LOCK_OWNED,
+        libc::FUTEX_UNLOCK_PI | libc::FUTEX_TRYLOCK_PI => LOCK_GIVEN_UP,
+        libc::FUTEX_WAIT_REQUEUE_PI => LOCK_AWAITED_TO_OWN,
+        libc::FUTEX_CMP_REQUEUE_PI => LOCK_MOVED_TO_OWN,
         _ => &[],
     }
 }

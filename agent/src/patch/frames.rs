@@ -20,6 +20,7 @@ use libc::{Elf64_Ehdr, Elf64_Shdr, Elf64_Sym};
 use super::{Patch, jitdump, registry};
 use crate::arch::cfi::{Cfi, Frames};
 use crate::arch::thunk::Thunk;
+use crate::futex;
 use crate::region::Guard;
 
 // What a debugger looks for: the head of a list of objects, and a function where it sets a breakpoint, called when the list has
@@ -174,6 +175,13 @@ pub fn tell_landing(lock: &Guard, start: usize, length: usize, thunk: usize) {
     }
 }
 
+/// Tells of code that a thread runs in place of the instruction at `site`, which goes on at `back`. It uses no stack, and changes no
+/// register that functions keep. Returns its FDE, as tell().
+pub fn tell_copy(lock: &Guard, site: usize, back: usize, start: usize, end: usize) -> *const c_void {
+    let name = format!("mmiotap_copy_of_{site:#x}");
+    register(lock, &name, start, end, Cfi::new(start, back).end(end))
+}
+
 /// Tells debuggers.
 fn register(_lock: &Guard, name: &str, start: usize, end: usize, frames: Frames) -> *const c_void {
     let (size, fde) = (size_of::<Object>() as u64, frames.fde);
@@ -237,8 +245,15 @@ fn find(pc: usize) -> Option<(*const c_void, usize)> {
     if let Some(patch) = registry::find(pc).filter(|patch| pc < patch.thunk.end && !patch.fde.is_null()) {
         return Some((patch.fde, patch.thunk.start));
     }
+    if let Some(found) = futex::frames(pc) {
+        return Some(found);
+    }
     // At a jump to a thunk all is as at the thunk's beginning: there it is, as far as the FDE goes.
-    let patch = registry::find(registry::landing_target(pc)?).filter(|patch| !patch.fde.is_null())?;
+    let target = registry::landing_target(pc)?;
+    if let Some((fde, _)) = futex::frames(target) {
+        return Some((fde, pc));
+    }
+    let patch = registry::find(target).filter(|patch| !patch.fde.is_null())?;
     Some((patch.fde, pc))
 }
 

@@ -91,7 +91,8 @@ impl Way<'_> {
     /// The bytes behind the site as they will be.
     fn read_behind(&self, bytes: &mut [u8]) -> bool {
         let behind = self.site + self.length;
-        if !text::read(behind, bytes) {
+        let knows = |planned: &Planned| planned.at <= behind && behind + bytes.len() <= planned.at + planned.length;
+        if !self.planned.iter().any(knows) && !text::read(behind, bytes) {
             return false;
         }
         for planned in self.planned {

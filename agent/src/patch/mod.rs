@@ -29,6 +29,7 @@ use crate::capture::{self, Row};
 use crate::layout::*;
 use crate::region::{self, Guard};
 use crate::{arena, modules, thread};
+pub use jump::LONGEST as LONGEST_JUMP;
 use jump::{Jump, Planned, Way};
 use room::Room;
 
@@ -310,6 +311,21 @@ fn plan(lock: &Guard, room: &Room, patches: &[&'static Patch]) -> Vec<Option<Jum
         }
     }
     best
+}
+
+/// Jumps from instructions of two bytes, each with where to: their first two bytes, for the rest is there already. None: there is no
+/// such jump. The code behind such an instruction is read, and must not be patched: it is libc's, which never is.
+pub fn jumps_of_two(lock: &Guard, ways: &[(usize, usize)]) -> Vec<Option<[u8; 2]>> {
+    const LENGTH: usize = 2;
+    let room = Room::now();
+    let jump = |&(site, thunk): &(usize, usize)| {
+        let mut behind = Planned { at: site + LENGTH, bytes: [0; jump::LONGEST], length: jump::LONGEST - LENGTH };
+        // SAFETY: the middle of libc's code.
+        let known = unsafe { *(behind.at as *const [u8; jump::LONGEST - LENGTH]) };
+        behind.bytes[..behind.length].copy_from_slice(&known);
+        Way { site, length: LENGTH, thunk, planned: &[behind] }.jump(lock, &room, 0)
+    };
+    ways.iter().map(|way| jump(way).map(|jump| [jump.bytes[0], jump.bytes[1]])).collect()
 }
 
 /// Gives all sites their code back: recording is disabled. They may become hot again.

@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::sys;
+use crate::sys::{self, PAGE};
 
 /// linux/membarrier.h
 const PRIVATE_EXPEDITED_SYNC_CORE: usize = 1 << 5;
@@ -45,6 +45,22 @@ pub fn write(at: usize, bytes: &[u8]) -> bool {
     let (buffer, length) = (bytes.as_ptr() as usize, bytes.len());
     // SAFETY: the kernel reads our buffer; what is written is the caller's affair.
     with_memory(libc::O_RDWR, |fd| unsafe { sys::syscall6(libc::SYS_pwrite64, fd, buffer, length, at, 0, 0) }) == length
+}
+
+/// Writes pieces of code of so many bytes, at ascending addresses, where no thread runs them meanwhile: with what lies between them, a page
+/// at a time. False: not all were written.
+pub fn write_all<const N: usize>(pieces: &[(usize, [u8; N])]) -> bool {
+    let mut pages = pieces.chunk_by(|one, other| one.0 / PAGE == other.0 / PAGE);
+    let written = |page: &[(usize, [u8; N])]| {
+        let (first, last) = (page[0].0, page[page.len() - 1].0);
+        let mut code = alloc::vec![0; last + N - first];
+        if !read(first, &mut code) {
+            return false;
+        }
+        page.iter().for_each(|(at, bytes)| code[at - first..at - first + N].copy_from_slice(bytes));
+        write(first, &code)
+    };
+    pages.all(written)
 }
 
 /// Reads these bytes, wherever they are. False: not all are there.

@@ -4,12 +4,20 @@ use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 
+use super::frame::{RAX, RCX, RSI};
 use super::{Frame, code};
 
-const SYSCALL: [u8; 2] = [0x0f, 0x05];
+pub const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
-/// Calls for each `syscall` in the code of one function whose number is known there: with its offset, and the number.
-pub fn each_system_call(function: &[u8], mut visit: impl FnMut(usize, u64)) {
+/// A `syscall` in the code of a function, and what is known there: its number, and its second argument.
+pub struct SystemCall {
+    pub offset: usize,
+    pub number: Option<u64>,
+    pub second: Option<u64>,
+}
+
+/// Calls for each in the code of one function.
+pub fn each_system_call(function: &[u8], mut visit: impl FnMut(SystemCall)) {
     if !function.windows(2).any(|pair| pair == SYSCALL) {
         return;
     }
@@ -18,15 +26,12 @@ pub fn each_system_call(function: &[u8], mut visit: impl FnMut(usize, u64)) {
     while decoder.can_decode() {
         let instruction = decoder.decode();
         if instruction.mnemonic() == Mnemonic::Syscall {
-            if let Some(number) = known[RAX] {
-                visit(instruction.ip() as usize, number);
-            }
+            visit(SystemCall { offset: instruction.ip() as usize, number: known[RAX], second: known[RSI] });
         }
         follow(&mut known, &instruction, &mut factory);
     }
 }
 
-const RAX: usize = 0;
 /// Those that a function gives back as they were: rbx, rsp, rbp, r12 to r15.
 const KEPT: [usize; 7] = [3, 4, 5, 12, 13, 14, 15];
 
@@ -84,7 +89,6 @@ pub fn asked(frame: &Frame) -> (u64, [usize; 6]) {
 
 /// The thread finds itself behind the system call at this address, as the kernel would have left it.
 pub fn answer(frame: &mut Frame, at: usize, result: isize) {
-    const RCX: usize = 1;
     const R11: usize = 11;
     frame.set_general(RAX, result as u64);
     frame.set_general(RCX, (at + SYSCALL.len()) as u64);
@@ -104,7 +108,7 @@ mod tests {
             0xe8, 0, 0, 0, 0, 0x0f, 0x05,
         ];
         let mut found = std::vec::Vec::new();
-        each_system_call(&function, |offset, number| found.push((offset, number)));
-        assert_eq!(found, [(10, 9), (14, 11)]);
+        each_system_call(&function, |call| found.push((call.offset, call.number)));
+        assert_eq!(found, [(10, Some(9)), (14, Some(11)), (18, None), (30, None)]);
     }
 }

@@ -8,6 +8,7 @@ pub mod cpu;
 mod decode;
 pub mod exec;
 pub mod frame;
+pub mod futex;
 mod gather;
 pub mod inline;
 pub mod log;

@@ -24,7 +24,7 @@ _WAITING = frozenset(
         *(208, 426),  # io_getevents, io_uring_enter
     }
 )
-_FUTEX, _FUTEX_WAIT_BITSET = 202, 9
+_FUTEX, _RESTART, _FUTEX_WAIT_BITSET = 202, 219, 9
 #: Calls that libc makes with all signals blocked, for the agent or as a part of something of its own. They end soon.
 _SHORT = frozenset(
     {
@@ -86,7 +86,7 @@ class Places:
         (Nobody else does: programs that block all signals through libc leave it two of its own.)
         """
         path = self.at(registers.rip) or ""
-        if self.is_agents(path):
+        if self.is_agents(path) and not self._waits_for_lock(path, registers):
             return False
         if (mask | AGENTS_SIGNALS | _NEVER_BLOCKED) != _ALL:
             return True
@@ -94,6 +94,10 @@ class Places:
         if call is not None:
             return call not in _SHORT
         return not (path == "[vdso]" or _is_loader(path) or _is_libc(path))
+
+    def _waits_for_lock(self, path: str, registers: Registers) -> bool:
+        """Is it in a copy of libc's futex, in which it may be for ever, and which stays valid (agent/src/futex.rs)?"""
+        return path.startswith(_CODE_FILE) and system_call(registers) in (_FUTEX, _RESTART)
 
     def is_in_libc(self, registers: Registers) -> bool:
         """Does a thread run libc's code, and not because it waits in a system call?"""
