@@ -34,7 +34,8 @@ _SHORT = frozenset(
     }
 )
 #: Those by which a program maps, and sets up its signals: mmap, mprotect, munmap, mremap; rt_sigaction, rt_sigprocmask.
-_TAKEN_OVER = frozenset({9, 10, 11, 25, 13, 14})
+#: And futex, which is to have another address when it is in a mapping that is taken over, or given back.
+_TAKEN_OVER = frozenset({9, 10, 11, 25, 13, 14, _FUTEX})
 #: SIGSEGV, SIGBUS, SIGTRAP and SIGFPE; SIGKILL and SIGSTOP, which nobody blocks.
 AGENTS_SIGNALS = 1 << 10 | 1 << 6 | 1 << 4 | 1 << 7
 _NEVER_BLOCKED = 1 << 8 | 1 << 18
