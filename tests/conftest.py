@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,14 @@ def with_patching(command: Sequence[str | Path], patching: str) -> list[str | Pa
         if words[at - len(MMIOTAP) - 1 : at - 1] == MMIOTAP:
             words[at:at] = ["--patch", patching]
     return words
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for this to be so. Fails the test only for a hang."""
+    end = time.monotonic() + TIME_LIMIT
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.01)
 
 
 Start = Callable[..., Started]

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import MMIOTAP, WAYS, Compile, Run, Start, Started
+from conftest import MMIOTAP, WAYS, Compile, Run, Start, Started, until
 from mmiotap.sources.inside import loading, record
 from mmiotap.trace import layout
 from mmiotap.trace.errors import MmiotapError
@@ -205,14 +205,6 @@ def gentle(run_busy: Callable[..., Busy]) -> Busy:
 def steady(run_busy: Callable[..., Busy]) -> Busy:
     """The same with one thread that never stops: four would take the recorder's processor from it."""
     return run_busy("1")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Fails the test only for a hang."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def maps(pid: int) -> str:

@@ -3,12 +3,11 @@
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import MMIOTAP, Compile, Run, Start, Started
+from conftest import MMIOTAP, Compile, Run, Start, Started, until
 from mmiotap.trace import layout
 from mmiotap.trace.reader import Trace, open_trace
 
@@ -84,14 +83,6 @@ def detach(recorder: Started) -> None:
     os.kill(recorder.pid, signal.SIGINT)
     ended = recorder.wait()
     assert ended.status == 0, ended.stderr
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Fails the test only for a hang."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def maps(pid: int) -> str:

@@ -5,13 +5,13 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import mmiotap as api
-from conftest import MMIOTAP, TIME_LIMIT, Compile, Started
+from conftest import MMIOTAP, TIME_LIMIT, Compile, Started, until
 from mmiotap.sources.ptrace import maps
 
 #: Reads a register for each line that comes in, and writes the value out; its exit status is how many there were.
@@ -85,13 +85,6 @@ class Reader:
 @pytest.fixture
 def reader(compile_c: Compile, tmp_path: Path) -> Reader:
     return Reader(compile_c(READER, "reader"), tmp_path)
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + TIME_LIMIT
-    while not condition():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.01)
 
 
 def gone(pid: int) -> bool:
