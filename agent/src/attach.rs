@@ -12,6 +12,7 @@ use core::slice;
 use crate::arch::site;
 use crate::interpose::{handlers, late};
 use crate::maps::{self, Mapping};
+use crate::masked::{Masked, masked_of};
 use crate::memory::ALLOCATOR;
 use crate::signals::OURS;
 use crate::thread::{self, Thread};
@@ -106,9 +107,9 @@ pub unsafe extern "C" fn mmiotap_agent_detach(threads: *mut Stopped, count: usiz
 }
 
 impl Stopped {
-    unsafe fn masked(&self) -> Option<&'static mut thread::Masked> {
+    unsafe fn masked(&self) -> Option<&'static mut Masked> {
         // SAFETY: the caller's promise.
-        (self.thread_pointer != 0).then(|| unsafe { thread::masked_of(self.thread_pointer) })
+        (self.thread_pointer != 0).then(|| unsafe { masked_of(self.thread_pointer) })
     }
 
     /// From here on the thread only believes that it has our signals blocked; and so it is when the handlers return that it is in.

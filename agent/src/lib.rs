@@ -26,6 +26,7 @@ mod layout;
 mod lookaside;
 mod mapping;
 mod maps;
+mod masked;
 mod memory;
 mod modules;
 mod park;

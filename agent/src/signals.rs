@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use libc::{SIG_DFL, SIG_IGN, SIGBUS, SIGFPE, SIGSEGV, SIGTRAP, c_int, c_void, siginfo_t, ucontext_t};
 
 use crate::arch::{self, Frame};
+use crate::masked::masked;
 use crate::{arena, fault, maps, sys, thread};
 
 /// A signal's bit in a kernel signal set.
@@ -163,7 +164,7 @@ pub fn program_action(signal: c_int, new: Option<Action>) -> Action {
 pub fn hand_on(signal: c_int, info: &mut siginfo_t, context: &mut ucontext_t) {
     // A fault cannot be ignored or held back: the kernel kills (kernel/signal.c, force_sig_info_to_task).
     let is_fault = info.si_code > 0;
-    let blocked = thread::masked().believed & bit(signal) != 0;
+    let blocked = masked().believed & bit(signal) != 0;
     if blocked && !is_fault {
         if let Some(thread) = thread::current() {
             thread.pending.add(signal, info);
@@ -190,7 +191,7 @@ fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, co
     let mut frame = Frame::new(context);
     // The signal itself stays open, for the handler may touch a device; it only looks blocked.
     let own = if action.flags & libc::SA_NODEFER as u64 != 0 { 0 } else { bit(signal) };
-    let blocked = thread::masked().enter_handler(action.mask | own, &mut frame);
+    let blocked = masked().enter_handler(action.mask | own, &mut frame);
     sys::set_signal_mask(blocked | action.mask & !OURS);
     arch::reset_control_words();
     // SAFETY: the program has said that this is a signal handler; one that takes fewer arguments ignores the others.
@@ -198,7 +199,7 @@ fn call(handler: usize, action: &Action, signal: c_int, info: &mut siginfo_t, co
     handler(signal, info, (&raw mut *context).cast());
     // Unless we have left the program meanwhile: then it is so.
     if arena::base() != 0 {
-        thread::masked().leave_handler(&mut Frame::new(context));
+        masked().leave_handler(&mut Frame::new(context));
     }
 }
 

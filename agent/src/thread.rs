@@ -7,25 +7,22 @@ use core::arch::{asm, global_asm};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use libc::{c_int, siginfo_t};
-
-use crate::arch::{self, Frame, Registers};
+use crate::arch::{self, Registers};
 use crate::arena::{self, Segment};
 use crate::clock::Clock;
 use crate::held::Held;
 use crate::hook::Stepped;
 use crate::layout::{ROW_SIZE, ROWS_PER_SEGMENT};
-use crate::signals::{OURS, SIGNALS, bit};
-use crate::{capture, process, signals, sys};
+use crate::masked::Pending;
+use crate::{capture, process, sys};
 
 global_asm!(
     ".pushsection .tbss, \"awT\", @nobits",
     // The compiler may put those who use them into other object files.
-    ".globl mmiotap_thread, mmiotap_masked, mmiotap_ordinary",
-    ".hidden mmiotap_thread, mmiotap_masked, mmiotap_ordinary",
-    ".balign 16",
+    ".globl mmiotap_thread, mmiotap_ordinary",
+    ".hidden mmiotap_thread, mmiotap_ordinary",
+    ".balign 8",
     "mmiotap_thread: .zero 8",
-    "mmiotap_masked: .zero 32",
     "mmiotap_ordinary: .zero 8",
     ".popsection",
 );
@@ -122,33 +119,6 @@ impl Thread {
     }
 }
 
-/// Signals of ours that were sent, and not raised by a fault, while the thread believed that it had them blocked. One of a number is
-/// kept, as the kernel does.
-pub struct Pending {
-    set: u64,
-    infos: [siginfo_t; SIGNALS.len()],
-}
-
-impl Pending {
-    pub fn add(&mut self, signal: c_int, info: &siginfo_t) {
-        if self.set & bit(signal) == 0 {
-            self.set |= bit(signal);
-            self.infos[signals::index(signal)] = *info;
-        }
-    }
-
-    pub fn all(&self) -> u64 {
-        self.set
-    }
-
-    /// One of these, if it waits.
-    pub fn take(&mut self, wanted: u64) -> Option<(c_int, siginfo_t)> {
-        let signal = SIGNALS.into_iter().find(|&signal| self.set & wanted & bit(signal) != 0)?;
-        self.set &= !bit(signal);
-        Some((signal, self.infos[signals::index(signal)]))
-    }
-}
-
 const LINE: usize = 64;
 
 /// Room for a copy of the widest operand there is, that of xsave, wherever in a cache line it begins.
@@ -179,101 +149,6 @@ pub fn ordinary_offset() -> i32 {
     offset as i32
 }
 
-/// What a thread believes of our signals (bits as in a kernel signal set). All zeros: that none is blocked.
-///
-/// Invariant: as the kernel's mask would be without us. What changes a mask changes this: the functions of masks.rs, jumps.rs and
-/// contexts.rs, and a handler's beginning and end.
-#[repr(C)]
-pub struct Masked {
-    /// Which of them it has blocked.
-    pub believed: u64,
-    /// What is believed behind a call that waits with a mask of its own; see begin_wait().
-    outside: u64,
-    /// All of that call's mask.
-    during: u64,
-    is_waiting: bool,
-}
-
-impl Masked {
-    /// A call waits with this mask (sigsuspend and its like). It puts the one before back, or a handler's end does that comes in between.
-    /// Returns what end_wait() is to know.
-    pub fn begin_wait(&mut self, mask: u64) -> bool {
-        (self.outside, self.during, self.is_waiting) = (self.believed, mask, true);
-        self.believed = mask & OURS;
-        self.send_pending()
-    }
-
-    /// The call has come back, and with it the kernel's mask, which may have had blocked what was sent again.
-    pub fn end_wait(&mut self, was_sent: bool) {
-        if self.is_waiting {
-            self.set(self.outside);
-        }
-        if was_sent {
-            sys::unblock_signals(OURS);
-        }
-    }
-
-    /// What it believes in when no call waits.
-    pub fn behind_wait(&self) -> u64 {
-        if self.is_waiting { self.outside } else { self.believed }
-    }
-
-    pub fn set(&mut self, mask: u64) {
-        (self.believed, self.is_waiting) = (mask & OURS, false);
-    }
-
-    /// Sends those again that need wait no longer. They come when the kernel's mask lets them through: it has them blocked now, and is
-    /// about to be set by whoever has called. False: there are none.
-    pub fn send_pending(&mut self) -> bool {
-        let mut sent = false;
-        while let Some((signal, info)) = existing().and_then(|thread| thread.pending.take(!self.believed)) {
-            sys::block_signals(bit(signal));
-            sent |= sys::queue_signal(sys::getpid(), sys::gettid(), signal, &info);
-        }
-        sent
-    }
-
-    /// A handler of the program's begins, that has these blocked beside what is blocked already. `frame` gets the mask that the
-    /// handler finds there, and may change. Returns what is blocked already, but for our signals.
-    pub fn enter_handler(&mut self, blocks: u64, frame: &mut Frame) -> u64 {
-        let blocked = if self.is_waiting { self.during } else { frame.mask() };
-        frame.set_mask(frame.mask() & !OURS | self.behind_wait());
-        self.set(self.believed | blocks);
-        blocked & !OURS
-    }
-
-    /// It has returned: what it has left in its frame is believed in, and not for the kernel to know.
-    pub fn leave_handler(&mut self, frame: &mut Frame) {
-        self.set(frame.mask());
-        self.send_pending();
-        frame.set_mask(frame.mask() & !OURS);
-    }
-}
-
-/// The calling thread's.
-pub fn masked() -> &'static mut Masked {
-    let slot: *mut Masked;
-    // SAFETY: as in slot(); the words belong to this thread alone.
-    unsafe {
-        asm!("mov {0}, qword ptr [rip + mmiotap_masked@GOTTPOFF]", "add {0}, qword ptr fs:[0]", out(reg) slot,
-             options(nostack, readonly));
-        &mut *slot
-    }
-}
-
-/// Those of the thread with this thread pointer (%fs:0).
-///
-/// # Safety
-/// The thread is one of libc's, and stands still.
-pub unsafe fn masked_of(thread_pointer: usize) -> &'static mut Masked {
-    let offset: usize;
-    // SAFETY: reads the words' offset from the GOT; they are in the thread's static TLS, and the thread does not use them now.
-    unsafe {
-        asm!("mov {0}, qword ptr [rip + mmiotap_masked@GOTTPOFF]", out(reg) offset, options(nostack, readonly));
-        &mut *(thread_pointer.wrapping_add(offset) as *mut Masked)
-    }
-}
-
 /// The calling thread's own record, made at its first use. None: no memory for it, the caller goes on without.
 ///
 /// Asynchronous signals are blocked in every caller, so a record is never made twice.
@@ -289,7 +164,7 @@ pub fn current() -> Option<&'static mut Thread> {
             thread.stream_id = arena::next_stream_id();
             (thread.segment, thread.first_seq) = (None, 0);
             thread.log.left = 0;
-            thread.pending.set = 0;
+            thread.pending.forget();
             process::announce(thread);
         }
         Some(&mut **slot)

@@ -6,9 +6,10 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use libc::{SIG_DFL, SIG_IGN, c_int, siginfo_t, ucontext_t};
 
 use crate::arch::{self, Frame};
+use crate::masked::masked;
 use crate::patch::stop_machine;
 use crate::signals::{self, Action, OURS};
-use crate::{arena, held, thread};
+use crate::{arena, held};
 
 const SIGNALS: usize = 65;
 
@@ -69,7 +70,7 @@ pub extern "C" fn enter(signal: c_int, info: *mut siginfo_t, context: *mut ucont
         signals::set_action(signal, &Action::DEFAULT);
     }
     if arena::base() != 0 {
-        thread::masked().enter_handler(own.mask, &mut frame);
+        masked().enter_handler(own.mask, &mut frame);
         *returns = arch::handler_end();
     }
     own.handler
@@ -78,6 +79,6 @@ pub extern "C" fn enter(signal: c_int, info: *mut siginfo_t, context: *mut ucont
 /// It has returned. What it has made of the mask in its frame comes to be; without the agent's signals, unless we have left meanwhile.
 pub extern "C" fn leave(context: &mut ucontext_t) {
     if arena::base() != 0 {
-        thread::masked().leave_handler(&mut Frame::new(context));
+        masked().leave_handler(&mut Frame::new(context));
     }
 }

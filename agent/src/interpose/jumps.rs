@@ -13,8 +13,8 @@ use super::calls::name;
 use super::masks;
 use crate::arch::context::has_shadow_stack;
 use crate::arena;
+use crate::masked::masked;
 use crate::signals::OURS;
-use crate::thread::masked;
 
 /// libc's struct __jmp_buf_tag (setjmp.h).
 #[repr(C)]

@@ -9,9 +9,9 @@ use libc::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, c_int, pthread_attr_t, sigset_t}
 use super::kinds::{Arguments, Sent};
 use super::{Real, answer};
 use crate::arch::Frame;
+use crate::masked::masked;
 use crate::signals::{INTERNAL, OURS};
-use crate::thread::{self, masked};
-use crate::{arena, kernel, process, sys};
+use crate::{arena, kernel, process, sys, thread};
 
 /// The kernel's part of a libc signal set: its first eight bytes.
 pub fn kernel_set(set: &sigset_t) -> u64 {

@@ -9,8 +9,8 @@ use core::mem::transmute;
 use libc::{pthread_attr_t, pthread_t};
 
 use super::{Real, masks};
+use crate::masked::masked;
 use crate::signals::OURS;
-use crate::thread::masked;
 use crate::{arena, sys};
 
 /// What a thread is to run. The program's routine returns to libc, whatever it returns.
