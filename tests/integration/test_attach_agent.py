@@ -409,7 +409,8 @@ def test_attached_and_left_by_command(busy: Busy, mmiotap: Run, tmp_path: Path) 
 
 def test_a_second_recorder_is_refused(busy: Busy, start: Start, mmiotap: Run, tmp_path: Path) -> None:
     first = start(*MMIOTAP, "attach", "--map", f"{tmp_path}/*", "-o", "first.trace", str(busy.pid))
-    until(lambda: recorded(busy.pid))
+    # It has come in, and does not hold the process any more.
+    until(lambda: recorded(busy.pid) and "TracerPid:\t0" in status(busy.pid, str(busy.pid)))
     for engine in ("agent", "ptrace"):
         second = mmiotap("attach", "--engine", engine, "-o", "second.trace", str(busy.pid))
         assert second.status == 1

@@ -6,8 +6,9 @@ use core::cell::OnceCell;
 use crate::maps::{self, Mapping};
 use crate::sys::PAGE;
 
-/// The heap may want to grow by this much, which is what small programs ever use; a larger one takes mappings instead.
-const HEAP_GROWS: usize = 64 << 20;
+/// The heap may want to grow by this much, which is what small programs ever use; a larger one takes mappings instead. Were it much
+/// more, jumps that have few places to lead to would often find them taken: a heap is at random in the gigabyte behind the program.
+const HEAP_GROWS: usize = 16 << 20;
 /// A stack grows down to its limit, 8 MiB unless somebody changed it, and needs a gap below (kernel, stack_guard_gap).
 const STACK_GROWS: usize = 72 << 20;
 /// The first address of user space that programs use (vm.mmap_min_addr), and the first beyond it.
