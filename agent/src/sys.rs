@@ -284,19 +284,25 @@ pub fn monotonic_ns() -> i64 {
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
-/// Blocks these signals too (bits as in a kernel signal set); returns what was blocked before.
-pub fn block_signals(set: u64) -> u64 {
+/// rt_sigprocmask(2), of signals that are bits as in a kernel signal set. Returns what was blocked before.
+fn change_mask(how: c_int, set: u64) -> u64 {
     let mut old = 0u64;
     // SAFETY: both words are ours; 8 is the kernel's size of a signal set.
-    unsafe {
-        syscall6(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK as usize, &raw const set as usize, &raw mut old as usize, 8, 0, 0)
-    };
+    unsafe { syscall6(libc::SYS_rt_sigprocmask, how as usize, &raw const set as usize, &raw mut old as usize, 8, 0, 0) };
     old
 }
 
+/// Blocks these signals, too; returns what was blocked before.
+pub fn block_signals(set: u64) -> u64 {
+    change_mask(libc::SIG_BLOCK, set)
+}
+
 pub fn unblock_signals(set: u64) {
-    // SAFETY: the word is ours.
-    unsafe { syscall6(libc::SYS_rt_sigprocmask, libc::SIG_UNBLOCK as usize, &raw const set as usize, 0, 8, 0, 0) };
+    change_mask(libc::SIG_UNBLOCK, set);
+}
+
+pub fn set_signal_mask(mask: u64) {
+    change_mask(libc::SIG_SETMASK, mask);
 }
 
 /// Works with these signals blocked, too.
@@ -305,11 +311,6 @@ pub fn with_blocked<T>(set: u64, work: impl FnOnce() -> T) -> T {
     let done = work();
     set_signal_mask(mask);
     done
-}
-
-pub fn set_signal_mask(mask: u64) {
-    // SAFETY: the word is ours.
-    unsafe { syscall6(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK as usize, &raw const mask as usize, 0, 8, 0, 0) };
 }
 
 #[cfg(test)]

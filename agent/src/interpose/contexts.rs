@@ -32,7 +32,8 @@ pub extern "C" fn exchange_masks(old: &mut ucontext_t, new: &mut ucontext_t) {
     }
 }
 
-fn are_ours() -> bool {
+/// Are contexts, and jumps, kept by us?
+pub fn are_ours() -> bool {
     arena::base() != 0 && !context::has_shadow_stack()
 }
 

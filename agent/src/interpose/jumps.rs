@@ -10,8 +10,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use libc::SIG_BLOCK;
 
 use super::calls::name;
+use super::contexts::are_ours;
 use super::masks;
-use crate::arch::context::has_shadow_stack;
 use crate::arena;
 use crate::masked::masked;
 use crate::signals::OURS;
@@ -56,7 +56,7 @@ extern "C" fn jumps(buffer: &Buffer, copy: &mut Buffer) -> bool {
 static ARE_ALIKE: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn is_ours() -> bool {
-    arena::base() != 0 && ARE_ALIKE.load(Ordering::Relaxed) && !has_shadow_stack()
+    are_ours() && ARE_ALIKE.load(Ordering::Relaxed)
 }
 
 global_asm!(

@@ -48,13 +48,11 @@ unsafe fn change(how: c_int, new: *const sigset_t, old: *mut sigset_t) -> isize 
 fn note(how: c_int, wanted: Option<u64>) -> u64 {
     let masked = masked();
     let before = masked.believed;
-    if process::is_vforked() {
-        return before;
-    }
-    match wanted.map(|wanted| wanted & OURS) {
-        Some(bits) if how == SIG_BLOCK => masked.believed |= bits,
-        Some(bits) if how == SIG_UNBLOCK => masked.believed &= !bits,
-        Some(bits) if how == SIG_SETMASK => masked.believed = bits,
+    let Some(bits) = wanted.map(|wanted| wanted & OURS).filter(|_| !process::is_vforked()) else { return before };
+    match how {
+        SIG_BLOCK => masked.believed |= bits,
+        SIG_UNBLOCK => masked.believed &= !bits,
+        SIG_SETMASK => masked.believed = bits,
         _ => {}
     }
     before
@@ -157,12 +155,12 @@ pub unsafe extern "C" fn pthread_attr_setsigmask_np(attribute: *mut pthread_attr
         if arena::base() == 0 {
             return real(attribute, mask);
         }
+        let Some(&(mut stripped)) = mask.as_ref() else { return real(attribute, mask) };
         ARE_NAMED.store(true, Ordering::Relaxed);
-        let mut stripped = Stripped::new(mask);
-        if let (Some(stripped), Some(mask)) = (&mut stripped.0, mask.as_ref()) {
-            *named(stripped) = NAMED | kernel_set(mask) & OURS;
-        }
-        real(attribute, stripped.pointer())
+        let wanted = kernel_set(&stripped);
+        set_kernel_set(&mut stripped, wanted & !OURS);
+        *named(&mut stripped) = NAMED | wanted & OURS;
+        real(attribute, &raw const stripped)
     }
 }
 
@@ -180,24 +178,6 @@ pub unsafe extern "C" fn pthread_attr_getsigmask_np(attribute: *const pthread_at
             set_kernel_set(&mut *mask, kernel_set(&*mask) | ours);
         }
         ret
-    }
-}
-
-/// A mask without our signals: handlers that run in it may touch a device.
-struct Stripped(Option<sigset_t>);
-
-impl Stripped {
-    unsafe fn new(mask: *const sigset_t) -> Stripped {
-        // SAFETY: the caller's promise.
-        Stripped(unsafe { mask.as_ref() }.map(|mask| {
-            let mut stripped = *mask;
-            set_kernel_set(&mut stripped, kernel_set(mask) & !OURS);
-            stripped
-        }))
-    }
-
-    fn pointer(&self) -> *const sigset_t {
-        self.0.as_ref().map_or(core::ptr::null(), |mask| &raw const *mask)
     }
 }
 
